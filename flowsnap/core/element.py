@@ -1,0 +1,86 @@
+"""What flows in a channel: batches of records, and the control elements between them.
+
+The unit of flow is a batch and never a record. A batch holds records of one channel, in order;
+a ``Watermark``, ``Barrier``, ``EndOfInput``, ``Idle`` or ``Active`` stands between batches. So every question
+of the protocol is asked once per batch. Transport, credit and checkpoints treat a batch as opaque:
+they ask only for its length.
+
+A batch and its lists belong to nobody: an operator never changes the lists that it was given,
+because a fan-out hands the same batch to several consumers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flowsnap.core.ids import CheckpointId
+
+
+class Batch:
+    """``n`` records of one channel, in order.
+
+    ``values``: list of n records. ``timestamps``: list of n event times in ms since the epoch, or
+    None. ``keys``: list of n keys, or None where the stream is not keyed.
+    """
+
+    __slots__ = ("keys", "timestamps", "values")
+
+    def __init__(
+        self,
+        values: list[Any],
+        timestamps: list[int] | None = None,
+        keys: list[Any] | None = None,
+    ) -> None:
+        self.values = values
+        self.timestamps = timestamps
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Batch)
+            and self.values == other.values
+            and self.timestamps == other.timestamps
+            and self.keys == other.keys
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # it holds lists
+
+    def __repr__(self) -> str:
+        return f"<Batch of {len(self.values)}{' keyed' if self.keys is not None else ''}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """No later record of this channel has an event time at or before ``timestamp_ms``."""
+
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """What came before belongs to checkpoint ``checkpoint_id``; what comes after does not."""
+
+    checkpoint_id: CheckpointId
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfInput:
+    """No further batch comes in this channel; barriers still do, until the job has finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """This channel holds event time back no longer, until ``Active``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """This channel takes part in event time again."""
+
+
+Control = Watermark | Barrier | EndOfInput | Idle | Active
+Element = Batch | Control

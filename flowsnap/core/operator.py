@@ -1,0 +1,397 @@
+"""The contracts between the engine and what runs in it: operator, state, source, sink.
+
+An object in a pipeline is a *template*: it holds what the user gave (functions, paths, names), can
+be pickled, and is never run itself. Each task of each attempt runs a copy of its own, and all that
+changes while it runs is made in ``open``. Everything here is called from the one thread of the
+task, between two looks at the network; nothing here may wait.
+
+Batches, not records: the engine hands over n records at a time and never touches one of them. The
+lists of a batch are shared with other consumers and must not be changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, compress, repeat
+from typing import Any, ClassVar, Final, Protocol, TypeVar
+
+import msgspec
+
+from flowsnap.core.element import Batch
+from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId
+
+T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class _Missing:
+    """The type of ``MISSING``."""
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+MISSING: Final[Any] = _Missing()
+"""What a table answers for a key it does not hold."""
+
+
+class KeyedTable(Protocol):
+    """One named state of one operator: key to value, of the task's key groups.
+
+    ``young`` is what was touched since the last barrier. The engine replaces it at a barrier, so
+    read the attribute anew for every batch, never in between. The hot path of an operator is::
+
+        young, load = table.young, table.load
+        for key, value in zip(batch.keys, batch.values):
+            old = young.get(key, MISSING)
+            if old is MISSING:
+                old = load(key)              # MISSING where there is none
+            young[key] = combine(old, value)
+    """
+
+    young: dict[Any, Any]
+
+    def load(self, key: Any) -> Any:
+        """Return the value of a key that is not in ``young`` from the older generations.
+
+        A mutable value is promoted into ``young`` by this (it counts as touched, so that the caller may
+        change it in place); an immutable one is not.
+        """
+        ...
+
+    def get(self, key: Any) -> Any:
+        """Return the value of ``key``, or ``MISSING``."""
+        ...
+
+    def put(self, key: Any, value: Any) -> None:
+        """Set the value of ``key``."""
+        ...
+
+    def delete(self, key: Any) -> None:
+        """Forget ``key``, which may be absent."""
+        ...
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        """Yield every live key and value, each once, in no order; the table must not change meanwhile."""
+        ...
+
+    def relieve(self) -> None:
+        """Spill what is young if the memory budget is spent. Called once per batch, by the engine."""
+        ...
+
+
+class ValueState(Protocol[T]):
+    """One value of the current key."""
+
+    def value(self) -> T:
+        """Return the value, or the default."""
+        ...
+
+    def update(self, value: T) -> None:
+        """Set the value."""
+        ...
+
+    def clear(self) -> None:
+        """Forget the value."""
+        ...
+
+
+class ListState(Protocol[T]):
+    """A list of the current key."""
+
+    def get(self) -> list[T]:
+        """Return the list; changing it in place changes the state."""
+        ...
+
+    def add(self, value: T) -> None:
+        """Append one value."""
+        ...
+
+    def add_all(self, values: Iterable[T]) -> None:
+        """Append several values."""
+        ...
+
+    def update(self, values: Iterable[T]) -> None:
+        """Replace the list."""
+        ...
+
+    def clear(self) -> None:
+        """Forget the list."""
+        ...
+
+
+class MapState(Protocol[K, V]):
+    """A mapping of the current key, stored entry by entry."""
+
+    def get(self, key: K, default: V | None = None) -> V | None:
+        """Return the value of an entry, or ``default``."""
+        ...
+
+    def put(self, key: K, value: V) -> None:
+        """Set an entry."""
+        ...
+
+    def remove(self, key: K) -> None:
+        """Forget an entry, which may be absent."""
+        ...
+
+    def __contains__(self, key: object) -> bool: ...
+
+    def items(self) -> Iterator[tuple[K, V]]:
+        """Yield the entries, in no order."""
+        ...
+
+    def keys(self) -> Iterator[K]:
+        """Yield the keys, in no order."""
+        ...
+
+    def values(self) -> Iterator[V]:
+        """Yield the values, in no order."""
+        ...
+
+    def is_empty(self) -> bool:
+        """Return whether there is no entry."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all entries."""
+        ...
+
+
+class ReducingState(Protocol[T]):
+    """A value of the current key into which others are folded."""
+
+    def get(self) -> T | None:
+        """Return the folded value, or None."""
+        ...
+
+    def add(self, value: T) -> None:
+        """Fold one value in."""
+        ...
+
+    def clear(self) -> None:
+        """Forget the value."""
+        ...
+
+
+class OperatorContext(Protocol):
+    """What an operator knows of where it runs; handed to ``open``."""
+
+    job: str
+    operator: OperatorId
+    subtask: int
+    parallelism: int
+    attempt: AttemptId
+    key: Any
+    """The key whose state the keyed states below answer for; set it before using them."""
+
+    def table(self, name: str) -> KeyedTable:
+        """Return the raw table ``name`` of this operator."""
+        ...
+
+    def value_state(self, name: str, default: Any = None) -> ValueState[Any]:
+        """Return a value per key; a mutable ``default`` must be a function that makes one."""
+        ...
+
+    def list_state(self, name: str) -> ListState[Any]:
+        """Return a list per key."""
+        ...
+
+    def map_state(self, name: str) -> MapState[Any, Any]:
+        """Return a mapping per key."""
+        ...
+
+    def reducing_state(self, name: str, reduce: Callable[[Any, Any], Any]) -> ReducingState[Any]:
+        """Return a value per key into which others are folded."""
+        ...
+
+
+class Operator:
+    """One step of a dataflow: a batch in, a batch out."""
+
+    cursor: Any = None
+    """The iterator over ``batch.values`` that ``process`` is consuming, so that the engine can tell
+    which record the user's function failed on. Set by ``process``; costs nothing per record."""
+
+    def open(self, context: OperatorContext) -> None:
+        """Make everything that changes while the operator runs; called once, before all else."""
+
+    def process(self, batch: Batch) -> Batch:
+        """Return what comes out for one batch (possibly an empty batch)."""
+        raise NotImplementedError(f"{type(self).__name__}.process")
+
+    def before_barrier(self) -> Iterable[Batch]:
+        """Yield what must leave before a snapshot is taken, because it is kept outside state."""
+        return ()
+
+    def end_input(self) -> Iterable[Batch]:
+        """Yield what comes out when the input has ended; called once, and never again after a restore."""
+        return ()
+
+    def close(self) -> None:
+        """Release what ``open`` took; called once, also after a failure."""
+
+
+class LazyOperator(Operator):
+    """A stateless operator that the engine composes with its neighbours into one iterator chain.
+
+    ``lazy`` maps an iterable of values to an iterable of values and must consume it in order, one
+    output after its input. ``shape`` says how many values come out for one: it decides how timestamps
+    follow, and where the engine counts records.
+    """
+
+    shape: ClassVar[str] = (
+        "map"  # "map": exactly one; "filter": the same one or none; "flat_map": any number
+    )
+
+    def lazy(self, values: Iterable[Any]) -> Iterable[Any]:
+        """Return the outputs for ``values``, computed as they are asked for."""
+        raise NotImplementedError(f"{type(self).__name__}.lazy")
+
+    def process(self, batch: Batch) -> Batch:
+        """Apply ``lazy`` to one batch; event times follow their records."""
+        self.cursor = iter(batch.values)
+        if batch.timestamps is None:
+            return Batch(list(self.lazy(self.cursor)))
+        if self.shape == "map":
+            return Batch(list(self.lazy(self.cursor)), batch.timestamps)
+        outputs = [list(self.lazy((value,))) for value in self.cursor]
+        times = chain.from_iterable(map(repeat, batch.timestamps, map(len, outputs)))
+        return Batch(list(chain.from_iterable(outputs)), list(times))
+
+
+def select(batch: Batch, mask: Sequence[Any]) -> Batch:
+    """Return the records of ``batch`` whose entry in ``mask`` (of the same length) is true."""
+    return Batch(
+        list(compress(batch.values, mask)),
+        None if batch.timestamps is None else list(compress(batch.timestamps, mask)),
+        None if batch.keys is None else list(compress(batch.keys, mask)),
+    )
+
+
+class Split(msgspec.Struct, frozen=True):
+    """A part of a source's input that one reader reads in order: a file, a range, a partition.
+
+    ``id`` is its identity over restarts. ``payload`` is what the reader needs to open it: plain
+    msgpack values. ``size`` is how much there is, in the unit of ``SplitReader.progress``.
+    """
+
+    id: str
+    payload: dict[str, Any] = {}
+    size: int | None = None
+
+
+class SplitReader:
+    """Reads one split, from an exact position."""
+
+    def read(self, limit: int) -> Batch | None:
+        """Return the next records, about ``limit`` of them; an empty batch: none now; None: the end."""
+        raise NotImplementedError(f"{type(self).__name__}.read")
+
+    def position(self) -> Any:
+        """Return where the next ``read`` goes on: plain msgpack values (int, str, list, dict)."""
+        raise NotImplementedError(f"{type(self).__name__}.position")
+
+    def progress(self) -> int | None:
+        """Return how much of the split has been read, in the unit of ``Split.size``."""
+        return None
+
+    def wait_ms(self) -> int:
+        """Return in how many ms to ask again after an empty batch."""
+        return 10
+
+    def close(self) -> None:
+        """Release what is open."""
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source or sink is told in the submitting process, before any task runs.
+
+    ``is_fresh``: the job starts without a checkpoint. ``run_id`` identifies this life of the job:
+    it is new at a fresh start and kept over restores. ``former_run_ids`` are those of its earlier lives.
+    """
+
+    job: str
+    operator: OperatorId
+    job_directory: str
+    run_id: str
+    is_fresh: bool
+    former_run_ids: tuple[str, ...] = ()
+
+
+class Source:
+    """Where records come from."""
+
+    bounded: bool = True
+
+    def splits(self, parallelism: int) -> list[Split]:
+        """Return all splits, in a stable order; called in the submitting process.
+
+        Raises:
+            ConfigError: the input is missing or unreadable.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.splits")
+
+    def open_split(self, split: Split, position: Any) -> SplitReader:
+        """Return a reader of ``split`` that goes on at ``position`` (None: from its beginning)."""
+        raise NotImplementedError(f"{type(self).__name__}.open_split")
+
+
+class SinkContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sink knows of where it runs; handed to ``open``."""
+
+    job: str
+    run_id: str
+    operator: OperatorId
+    subtask: int
+    parallelism: int
+    attempt: AttemptId
+
+
+class Sink:
+    """Where records go.
+
+    A sink that commits is exactly-once: ``write`` collects, ``prepare`` makes what was written since
+    the last checkpoint durable but invisible and returns a *committable* (plain msgpack values, kept in
+    the manifest), ``commit`` makes it visible once the checkpoint is complete. A committable may be
+    committed several times: again after a restore, for one. One that never becomes part of a complete
+    checkpoint is never committed; ``recover`` removes what it left behind.
+    """
+
+    def on_submit(self, submission: Submission) -> None:
+        """Check and prepare the target, in the submitting process, before any task runs.
+
+        Raises:
+            ConfigError: the target cannot take the output.
+        """
+
+    def on_finish(self) -> None:
+        """Take note, in the submitting process, that the job has ended and all output is committed."""
+
+    def open(self, context: SinkContext) -> None:
+        """Make everything that changes while the sink runs."""
+
+    def write(self, batch: Batch) -> None:
+        """Take the records of one batch."""
+        raise NotImplementedError(f"{type(self).__name__}.write")
+
+    def prepare(self, checkpoint_id: CheckpointId) -> Any:
+        """Make what was written since the last call durable; return its committable, or None."""
+        return None
+
+    def commit(self, committables: Sequence[Any]) -> None:
+        """Make prepared output visible, durably; a repeat changes nothing."""
+
+    def recover(self, committables: Sequence[Any]) -> None:
+        """Commit what the restored checkpoint holds, of all subtasks, and remove what older attempts left.
+
+        Called on subtask 0 only, after ``open`` and before any ``write``; with an empty list at a fresh start.
+        """
+        self.commit(committables)
+
+    def close(self) -> None:
+        """Release what is open; what was written but not prepared is dropped."""

@@ -1,0 +1,105 @@
+"""The whole error tree: whose fault is it, and does a restart from the last checkpoint help?
+
+The class answers the first question, the class attribute ``restartable`` the second. An exception
+carries its facts as attributes; its message is one line with the ids in it; what to do next is
+added with ``add_note``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+
+class FlowsnapError(Exception):
+    """Anything that flowsnap raises on purpose."""
+
+    restartable: ClassVar[bool] = False
+
+    def hint(self, advice: str) -> Self:
+        """Add one line that says what to do, and return the error."""
+        self.add_note(advice)
+        return self
+
+
+class ConfigError(FlowsnapError, ValueError):
+    """The user's settings or pipeline are wrong; raised before anything runs."""
+
+
+class OperatorError(FlowsnapError):
+    """The user's code raised; its exception is ``__cause__``."""
+
+    restartable = True
+
+    def __init__(self, message: str, *, operator: str, subtask: int, record: str = "") -> None:
+        super().__init__(message)
+        self.operator = operator
+        self.subtask = subtask
+        self.record = record
+
+
+class ProtocolError(FlowsnapError):
+    """A rule of the protocol was broken (abstract: see the two subclasses)."""
+
+
+class LocalProtocolError(ProtocolError):
+    """We broke a rule ourselves: a bug; the job ends and is not restarted."""
+
+
+class PeerProtocolError(ProtocolError):
+    """The other side broke a rule: a corrupt frame, a gap, another version."""
+
+    restartable = True
+
+
+class CheckpointError(FlowsnapError):
+    """One checkpoint failed; the job goes on."""
+
+
+class CheckpointDeclined(CheckpointError):
+    """A task refused to take part in a checkpoint."""
+
+
+class CheckpointExpired(CheckpointError):
+    """A checkpoint was not complete within its timeout."""
+
+
+class RestoreError(FlowsnapError):
+    """No checkpoint can be restored."""
+
+
+class ManifestCorrupt(RestoreError):
+    """A manifest, or a file that it lists, is damaged, foreign or of another version."""
+
+
+class StateIncompatible(RestoreError):
+    """The pipeline no longer fits the state of the checkpoint."""
+
+
+class StateError(FlowsnapError):
+    """The state backend failed."""
+
+    restartable = True
+
+
+class StorageError(FlowsnapError):
+    """The checkpoint store failed; where ``is_definite`` is false the call may have taken effect."""
+
+    restartable = True
+
+    def __init__(self, message: str, *, is_definite: bool = True) -> None:
+        super().__init__(message)
+        self.is_definite = is_definite
+
+
+class ConnectionLost(FlowsnapError):
+    """A peer is gone."""
+
+    restartable = True
+
+
+class JobFailed(FlowsnapError):
+    """The job has ended in failure; ``history`` holds one line for each failed attempt."""
+
+    def __init__(self, message: str, *, history: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.history = history

@@ -1,0 +1,1 @@
+"""Pipelines that run: ``flowsnap run flowsnap.examples.wordcount``."""

@@ -1,0 +1,1 @@
+"""Drivers: the loops that carry out what the core decides."""

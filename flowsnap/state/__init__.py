@@ -1,0 +1,1 @@
+"""Keyed state: a generational table over RocksDB."""

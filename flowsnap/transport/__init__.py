@@ -1,0 +1,1 @@
+"""Channels between workers: contract, frame, ZeroMQ, memory."""
