@@ -72,10 +72,10 @@ def size_bytes(value: Size, what: str, *, at_least: int = 0) -> int:
 class Restart(msgspec.Struct, frozen=True, kw_only=True):
     """When a failed job is started again: see ``core/restart.py``.
 
-    ``exponential``: after ``delay_ms``, doubled up to ``delay_ms_max``, spread by ``jitter`` (a share
-    of the delay); a run of ``reset_after_ms`` without failure starts anew. ``fixed``: always after
-    ``delay_ms``. ``rate``: as fixed, while there are at most ``attempts_max`` failures in ``interval_ms``.
-    ``none``: never. ``attempts_max`` bounds the restarts of the first two.
+    ``exponential``: after ``delay_ms``, doubled up to ``delay_ms_max``, spread by ``jitter`` (a
+    share of the delay); a run of ``reset_after_ms`` without failure starts anew. ``fixed``: always
+    after ``delay_ms``. ``rate``: as fixed, while there are at most ``attempts_max`` failures in
+    ``interval_ms``. ``none``: never. ``attempts_max`` bounds the restarts of the first two.
     """
 
     strategy: Literal["exponential", "fixed", "rate", "none"] = "exponential"

@@ -37,6 +37,18 @@ class OperatorError(FlowsnapError):
         self.record = record
 
 
+class MalformedInput(FlowsnapError, ValueError):
+    """A file that a source reads is not what it was said to be, at byte ``offset`` of ``file``.
+
+    Not restartable: the same bytes would be read again.
+    """
+
+    def __init__(self, message: str, *, file: str, offset: int) -> None:
+        super().__init__(message)
+        self.file = file
+        self.offset = offset
+
+
 class ProtocolError(FlowsnapError):
     """A rule of the protocol was broken (abstract: see the two subclasses)."""
 
@@ -82,7 +94,7 @@ class StateError(FlowsnapError):
 
 
 class StorageError(FlowsnapError):
-    """The checkpoint store failed; where ``is_definite`` is false the call may have taken effect."""
+    """The checkpoint store failed; unless ``is_definite``, the call may have taken effect."""
 
     restartable = True
 

@@ -94,7 +94,7 @@ def _own_classes(module: types.ModuleType) -> dict[str, type]:
         if isinstance(value, type) and value.__module__ == module.__name__:
             try:
                 cloudpickle.dumps(value, PROTOCOL)
-            except Exception:  # noqa: S112 - a class that cannot travel is not needed by name
+            except Exception:
                 continue
             found[name] = value
     return found

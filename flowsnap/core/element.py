@@ -1,9 +1,9 @@
 """What flows in a channel: batches of records, and the control elements between them.
 
 The unit of flow is a batch and never a record. A batch holds records of one channel, in order;
-a ``Watermark``, ``Barrier``, ``EndOfInput``, ``Idle`` or ``Active`` stands between batches. So every question
-of the protocol is asked once per batch. Transport, credit and checkpoints treat a batch as opaque:
-they ask only for its length.
+a ``Watermark``, ``Barrier``, ``EndOfInput``, ``Idle`` or ``Active`` stands between batches. So
+every question of the protocol is asked once per batch. Transport, credit and checkpoints treat a
+batch as opaque: they ask only for its length.
 
 A batch and its lists belong to nobody: an operator never changes the lists that it was given,
 because a fan-out hands the same batch to several consumers.

@@ -1,12 +1,51 @@
-"""What the user drew and what runs: JobGraph to ExecutionGraph."""
+"""What the user drew and what runs: JobGraph to ExecutionGraph.
+
+A ``JobGraph`` holds operators and edges and no user code. ``validate`` says whether it can run;
+``build_execution_graph`` makes chains, tasks and channels of it, and ``Index`` answers the
+questions about them. All of it is deterministic: job manager and workers see the same graph.
+
+Operators are fused into one chain where nothing has to move between them: the upstream has one
+consumer, the downstream one input, both the same parallelism, and record i of subtask n goes to
+subtask n. Such a hand-over is a call and no channel. Side outputs and second inputs end a chain.
+
+Source: Flink, "Tasks and Operator Chains". Deviation: at parallelism 1 a hash, rebalance or
+broadcast edge is fused as well, for there is only one place where a record can go.
+
+>>> read = OperatorSpec(OperatorId("read"), OperatorKind.SOURCE, parallelism=2)
+>>> count = OperatorSpec(OperatorId("count"), OperatorKind.OPERATOR, parallelism=2)
+>>> write = OperatorSpec(OperatorId("write"), OperatorKind.SINK, parallelism=2)
+>>> shuffle = EdgeSpec(read.name, count.name, Partitioning.HASH)
+>>> forward = EdgeSpec(count.name, write.name, Partitioning.FORWARD)
+>>> graph = build_execution_graph(JobGraph("words", (read, count, write), (shuffle, forward)), 2)
+>>> [chain.operators for chain in graph.chains]
+[('read',), ('count', 'write')]
+>>> [channel.id for channel in Index.of(graph).inputs(TaskId("count/1"))]
+[1, 3]
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import StrEnum
+from graphlib import CycleError, TopologicalSorter
+from typing import TypeVar
 
 import msgspec
 
-from flowsnap.core.ids import ChainId, ChannelId, OperatorId, TaskId, WorkerId
+from flowsnap.core.ids import ChainId, ChannelId, OperatorId, TaskId, WorkerId, task_id
+from flowsnap.core.partition import key_group_range
+from flowsnap.errors import ConfigError, LocalProtocolError
+
+MAX_PARALLELISM = 32_768
+"""A row of keyed state begins with its key group in 16 bits."""
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+_IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class OperatorKind(StrEnum):
@@ -102,3 +141,273 @@ class ExecutionGraph(msgspec.Struct, frozen=True):
     channels: tuple[ChannelSpec, ...]
     workers: int
     max_parallelism: int
+
+
+# --- is it right? ----------------------------------------------------------------------------
+
+
+def validate(graph: JobGraph) -> None:
+    """Check that a pipeline can run.
+
+    Raises:
+        ConfigError: it cannot; the message names the operator and what is wrong with it.
+    """
+    _check_identifier("job", graph.name)
+    if not 1 <= graph.max_parallelism <= MAX_PARALLELISM:
+        raise ConfigError(
+            f"job {graph.name}: max_parallelism {graph.max_parallelism} is not in "
+            f"1 to {MAX_PARALLELISM}"
+        )
+    _check_operators(graph)
+    operators = {operator.name: operator for operator in graph.operators}
+    for edge in graph.edges:
+        _check_edge(edge, operators)
+    _topological(graph)
+    _check_flow(graph)
+
+
+def _check_identifier(what: str, name: str) -> None:
+    if _IDENTIFIER.fullmatch(name) is None:
+        raise ConfigError(f"{name!r} is no name for {what}").hint(
+            "use 1 to 64 letters, digits and . _ -, beginning with a letter or a digit"
+        )
+
+
+def _check_operators(graph: JobGraph) -> None:
+    if not graph.operators:
+        raise ConfigError(f"job {graph.name} has no operators")
+    for operator in graph.operators:
+        _check_identifier("an operator", operator.name)
+        if not 1 <= operator.parallelism <= graph.max_parallelism:
+            raise ConfigError(
+                f"operator {operator.name}: parallelism {operator.parallelism} is not in "
+                f"1 to {graph.max_parallelism}"
+            ).hint("the upper bound is the job's max_parallelism")
+    name, count = Counter(operator.name for operator in graph.operators).most_common(1)[0]
+    if count > 1:
+        raise ConfigError(f"{count} operators have the name {name}").hint(
+            "a name is the identity of an operator's state: pass name= to tell them apart"
+        )
+    for kind in (OperatorKind.SOURCE, OperatorKind.SINK):
+        if all(operator.kind is not kind for operator in graph.operators):
+            raise ConfigError(f"job {graph.name} has no {kind}")
+
+
+def _check_edge(edge: EdgeSpec, operators: dict[OperatorId, OperatorSpec]) -> None:
+    shown = f"edge {edge.source} to {edge.target}"
+    for name in (edge.source, edge.target):
+        if name not in operators:
+            raise ConfigError(f"{shown}: there is no operator {name}")
+    source, target = operators[edge.source], operators[edge.target]
+    if source.kind is OperatorKind.SINK:
+        raise ConfigError(f"{shown}: nothing comes out of a sink")
+    if target.kind is OperatorKind.SOURCE:
+        raise ConfigError(f"{shown}: nothing goes into a source")
+    if edge.port < 0:
+        raise ConfigError(f"{shown}: there is no input port {edge.port}")
+    if edge.partitioning is Partitioning.FORWARD and source.parallelism != target.parallelism:
+        raise ConfigError(
+            f"{shown}: cannot forward from parallelism {source.parallelism} to {target.parallelism}"
+        ).hint("give both the same parallelism, or rebalance between them")
+
+
+def _check_flow(graph: JobGraph) -> None:
+    """Check that every operator has an input, and that what it puts out ends in a sink."""
+    fed = {edge.target for edge in graph.edges}
+    useful = {operator.name for operator in graph.operators if operator.kind is OperatorKind.SINK}
+    for name in reversed(_topological(graph)):
+        if any(edge.target in useful for edge in graph.edges if edge.source == name):
+            useful.add(name)
+    for operator in graph.operators:
+        if operator.name not in useful:
+            raise ConfigError(f"{operator.kind} {operator.name} leads to no sink").hint(
+                "end every branch of the pipeline with a sink"
+            )
+        if operator.kind is not OperatorKind.SOURCE and operator.name not in fed:
+            raise ConfigError(f"{operator.kind} {operator.name} has no input")
+
+
+def _topological(graph: JobGraph) -> list[OperatorId]:
+    """Return the operators so that every edge points forward: the same order every time.
+
+    Raises:
+        ConfigError: there is a cycle.
+    """
+    sorter: TopologicalSorter[OperatorId] = TopologicalSorter()
+    for operator in graph.operators:
+        sorter.add(operator.name)
+    for edge in graph.edges:
+        sorter.add(edge.target, edge.source)
+    try:
+        return list(sorter.static_order())
+    except CycleError as error:
+        cycle = " to ".join(reversed(error.args[1]))
+        raise ConfigError(f"job {graph.name} has a cycle: {cycle}") from error
+
+
+# --- what runs -------------------------------------------------------------------------------
+
+
+def build_execution_graph(graph: JobGraph, workers: int) -> ExecutionGraph:
+    """Return the chains, tasks and channels of a pipeline on ``workers`` processes.
+
+    0 workers: everything runs in one worker, 0, which is this process. Chains are in topological
+    order; subtask i of every chain is on worker i modulo the number of workers.
+
+    Raises:
+        ConfigError: the graph cannot run, see ``validate``.
+    """
+    validate(graph)
+    chains = _chains(graph)
+    tasks = tuple(
+        TaskSpec(
+            task_id(chain.operators[0], subtask),
+            chain.id,
+            subtask,
+            WorkerId(subtask % max(workers, 1)),
+            key_group_range(subtask, chain.parallelism, graph.max_parallelism),
+        )
+        for chain in chains
+        for subtask in range(chain.parallelism)
+    )
+    edges, channels = _channels(graph, chains)
+    return ExecutionGraph(chains, edges, tasks, channels, workers, graph.max_parallelism)
+
+
+def _chains(graph: JobGraph) -> tuple[ChainSpec, ...]:
+    parallelism = {operator.name: operator.parallelism for operator in graph.operators}
+    fused = {edge.target: edge.source for edge in _fused_edges(graph)}
+    members: dict[OperatorId, list[OperatorId]] = {}  # by the operator a chain ends with so far
+    for name in _topological(graph):
+        chain = members.pop(fused[name]) if name in fused else []
+        members[name] = [*chain, name]
+    # An edge between chains leaves a last operator and enters a first one, so that the order of
+    # the first operators is an order of the chains.
+    position = {name: index for index, name in enumerate(_topological(graph))}
+    ordered = sorted(members.values(), key=lambda chain: position[chain[0]])
+    return tuple(
+        ChainSpec(ChainId(index), tuple(chain), parallelism[chain[0]])
+        for index, chain in enumerate(ordered)
+    )
+
+
+def _fused_edges(graph: JobGraph) -> list[EdgeSpec]:
+    parallelism = {operator.name: operator.parallelism for operator in graph.operators}
+    outgoing = Counter(edge.source for edge in graph.edges)
+    incoming = Counter(edge.target for edge in graph.edges)
+    return [
+        edge
+        for edge in graph.edges
+        if outgoing[edge.source] == incoming[edge.target] == 1
+        and edge.tag == ""
+        and edge.port == 0
+        and parallelism[edge.source] == parallelism[edge.target]
+        and (edge.partitioning is Partitioning.FORWARD or parallelism[edge.source] == 1)
+    ]
+
+
+def _channels(
+    graph: JobGraph, chains: tuple[ChainSpec, ...]
+) -> tuple[tuple[ChainEdge, ...], tuple[ChannelSpec, ...]]:
+    chain_of = {name: chain for chain in chains for name in chain.operators}
+    fused = _fused_edges(graph)
+    edges: list[ChainEdge] = []
+    channels: list[ChannelSpec] = []
+    for edge in graph.edges:
+        if edge in fused:
+            continue
+        source, target = chain_of[edge.source], chain_of[edge.target]
+        made = [
+            ChannelSpec(ChannelId(number), len(edges), *ends)
+            for number, ends in enumerate(_ends(edge, source, target), start=len(channels))
+        ]
+        ids = tuple(channel.id for channel in made)
+        edges.append(ChainEdge(source.id, target.id, edge.partitioning, edge.port, edge.tag, ids))
+        channels += made
+    return tuple(edges), tuple(channels)
+
+
+def _ends(edge: EdgeSpec, source: ChainSpec, target: ChainSpec) -> list[tuple[TaskId, TaskId]]:
+    """Return the two tasks of every channel of an edge, by source subtask, then target subtask."""
+    is_forward = edge.partitioning is Partitioning.FORWARD
+    return [
+        (task_id(source.operators[0], out), task_id(target.operators[0], into))
+        for out in range(source.parallelism)
+        for into in range(target.parallelism)
+        if out == into or not is_forward
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The questions one asks of an execution graph; made once by ``Index.of``.
+
+    Channels of a task are in the order of their ids: by edge, and within an edge by the subtask at
+    the other end.
+    """
+
+    _tasks: dict[TaskId, TaskSpec]
+    _of_worker: dict[WorkerId, tuple[TaskSpec, ...]]
+    _inputs: dict[TaskId, tuple[ChannelSpec, ...]]
+    _outputs: dict[TaskId, tuple[ChannelSpec, ...]]
+    _edges_out: dict[ChainId, tuple[ChainEdge, ...]]
+    source_tasks: tuple[TaskId, ...]  # of the chains that begin with a source
+    sink_tasks: tuple[TaskId, ...]  # of the chains that end with a sink
+
+    @classmethod
+    def of(cls, graph: ExecutionGraph) -> Index:
+        """Return the index of a graph that ``build_execution_graph`` made."""
+        names = [task.id for task in graph.tasks]
+        workers = [WorkerId(worker) for worker in range(max(graph.workers, 1))]
+        # The graph is valid: what has no input is a source, what has no output is a sink.
+        fed = {edge.target for edge in graph.edges}
+        feeding = {edge.source for edge in graph.edges}
+        return cls(
+            {task.id: task for task in graph.tasks},
+            _group(workers, graph.tasks, lambda task: task.worker),
+            _group(names, graph.channels, lambda channel: channel.target),
+            _group(names, graph.channels, lambda channel: channel.source),
+            _group((chain.id for chain in graph.chains), graph.edges, lambda edge: edge.source),
+            tuple(task.id for task in graph.tasks if task.chain not in fed),
+            tuple(task.id for task in graph.tasks if task.chain not in feeding),
+        )
+
+    def task(self, task: TaskId) -> TaskSpec:
+        """Return the task of that id.
+
+        Raises:
+            LocalProtocolError: there is none; so do all lookups here.
+        """
+        return _look_up(self._tasks, task, "task")
+
+    def tasks_of_worker(self, worker: WorkerId) -> tuple[TaskSpec, ...]:
+        """Return the tasks that run on a worker: none, if there are more workers than subtasks."""
+        return _look_up(self._of_worker, worker, "worker")
+
+    def inputs(self, task: TaskId) -> tuple[ChannelSpec, ...]:
+        """Return the channels into a task."""
+        return _look_up(self._inputs, task, "task")
+
+    def outputs(self, task: TaskId) -> tuple[ChannelSpec, ...]:
+        """Return the channels out of a task."""
+        return _look_up(self._outputs, task, "task")
+
+    def edges_out(self, chain: ChainId) -> tuple[ChainEdge, ...]:
+        """Return the edges out of a chain, in the order in which the user drew them."""
+        return _look_up(self._edges_out, chain, "chain")
+
+
+def _look_up(mapping: dict[_K, _V], key: _K, what: str) -> _V:
+    try:
+        return mapping[key]
+    except KeyError as error:
+        raise LocalProtocolError(f"there is no {what} {key}") from error
+
+
+def _group(
+    keys: Iterable[_K], values: Iterable[_V], key_of: Callable[[_V], _K]
+) -> dict[_K, tuple[_V, ...]]:
+    groups: dict[_K, list[_V]] = {key: [] for key in keys}
+    for value in values:
+        groups[key_of(value)].append(value)
+    return {key: tuple(group) for key, group in groups.items()}

@@ -1,4 +1,4 @@
-"""Identities, each a type of its own, so that a task's id cannot stand where an operator's should."""
+"""Identities, each of its own type, so that none can stand where another should."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from flowsnap.config import JobConfig
-from flowsnap.core.graph import ExecutionGraph
+from flowsnap.core.graph import ExecutionGraph, JobGraph
 from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId, TaskId, WorkerId
 from flowsnap.core.manifest import PreparedOutput, SplitPosition, StateHandle, TaskSnapshot
 
@@ -18,6 +18,21 @@ MESSAGE_BYTES_MAX = 64 * 2**20
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, omit_defaults=True):
     attempt: AttemptId
+
+
+# --- before anything is sent --------------------------------------------------------------------
+
+
+class WorkerSettings(msgspec.Struct, frozen=True):
+    """What the launcher tells a new worker process."""
+
+    worker: WorkerId
+    control_directory: str
+    token: str
+    heartbeat_interval_ms: int
+    sys_path: tuple[str, ...]
+    working_directory: str
+    failpoints: str = ""
 
 
 # --- worker to job manager -------------------------------------------------------------------
@@ -40,7 +55,10 @@ class OperatorMetrics(msgspec.Struct, frozen=True):
 
 
 class TaskMetrics(msgspec.Struct, frozen=True):
-    """Totals of one task since the attempt began; ``waits_for`` names the operator it is backpressured by."""
+    """Totals of one task since the attempt began.
+
+    ``waits_for`` names the operator that it is backpressured by.
+    """
 
     task: TaskId
     operators: tuple[OperatorMetrics, ...]
@@ -52,7 +70,7 @@ class TaskMetrics(msgspec.Struct, frozen=True):
 
 
 class Heartbeat(_Message, frozen=True, kw_only=True):
-    """A worker lives; ``steps`` counts the rounds of its loop: life is one thing, progress another."""
+    """A worker lives; ``steps`` counts the rounds of its loop, which shows that it gets on."""
 
     worker: WorkerId
     steps: int
@@ -122,7 +140,7 @@ class Cancelled(_Message, frozen=True, kw_only=True):
 
 
 class StateAssignment(msgspec.Struct, frozen=True):
-    """Keyed state for one task: the parts of ``handle`` that fall into the task's own key groups."""
+    """Keyed state for one task: what in ``handle`` falls into the task's own key groups."""
 
     task: TaskId  # the task of the old attempt that wrote it
     handle: StateHandle
@@ -131,7 +149,8 @@ class StateAssignment(msgspec.Struct, frozen=True):
 class TaskAssignment(msgspec.Struct, frozen=True):
     """What one task starts from.
 
-    ``recovered``: the restored checkpoint's prepared outputs of all subtasks, for subtask 0 of a sink.
+    ``recovered``: the restored checkpoint's prepared outputs of all subtasks, for subtask 0 of a
+    sink.
     """
 
     task: TaskId
@@ -146,6 +165,7 @@ class Deploy(_Message, frozen=True, kw_only=True):
 
     job: str
     run_id: str
+    job_graph: JobGraph
     graph: ExecutionGraph
     config: JobConfig
     code_path: str

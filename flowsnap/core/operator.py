@@ -58,8 +58,8 @@ class KeyedTable(Protocol):
     def load(self, key: Any) -> Any:
         """Return the value of a key that is not in ``young`` from the older generations.
 
-        A mutable value is promoted into ``young`` by this (it counts as touched, so that the caller may
-        change it in place); an immutable one is not.
+        A mutable value is promoted into ``young`` by this (it counts as touched, so that the
+        caller may change it in place); an immutable one is not.
         """
         ...
 
@@ -76,11 +76,11 @@ class KeyedTable(Protocol):
         ...
 
     def items(self) -> Iterator[tuple[Any, Any]]:
-        """Yield every live key and value, each once, in no order; the table must not change meanwhile."""
+        """Yield every live key and value once, in no order; nothing may change meanwhile."""
         ...
 
     def relieve(self) -> None:
-        """Spill what is young if the memory budget is spent. Called once per batch, by the engine."""
+        """Spill what is young if the memory budget is spent; the engine calls it once per batch."""
         ...
 
 
@@ -229,7 +229,7 @@ class Operator:
         return ()
 
     def end_input(self) -> Iterable[Batch]:
-        """Yield what comes out when the input has ended; called once, and never again after a restore."""
+        """Yield what comes out at the end of input; called once, and not again after a restore."""
         return ()
 
     def close(self) -> None:
@@ -240,8 +240,8 @@ class LazyOperator(Operator):
     """A stateless operator that the engine composes with its neighbours into one iterator chain.
 
     ``lazy`` maps an iterable of values to an iterable of values and must consume it in order, one
-    output after its input. ``shape`` says how many values come out for one: it decides how timestamps
-    follow, and where the engine counts records.
+    output after its input. ``shape`` says how many values come out for one: it decides how
+    timestamps follow, and where the engine counts records.
     """
 
     shape: ClassVar[str] = (
@@ -289,7 +289,7 @@ class SplitReader:
     """Reads one split, from an exact position."""
 
     def read(self, limit: int) -> Batch | None:
-        """Return the next records, about ``limit`` of them; an empty batch: none now; None: the end."""
+        """Return about ``limit`` further records; an empty batch: none now; None: the end."""
         raise NotImplementedError(f"{type(self).__name__}.read")
 
     def position(self) -> Any:
@@ -312,7 +312,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """What a source or sink is told in the submitting process, before any task runs.
 
     ``is_fresh``: the job starts without a checkpoint. ``run_id`` identifies this life of the job:
-    it is new at a fresh start and kept over restores. ``former_run_ids`` are those of its earlier lives.
+    it is new at a fresh start and kept over restores. ``former_run_ids`` are those of its earlier
+    lives.
     """
 
     job: str
@@ -327,6 +328,10 @@ class Source:
     """Where records come from."""
 
     bounded: bool = True
+
+    discovers: bool = True
+    """Whether ``splits`` may find more at a restart (new files, say). Where not, the splits of a
+    restored checkpoint are all there are, whatever the parallelism is now."""
 
     def splits(self, parallelism: int) -> list[Split]:
         """Return all splits, in a stable order; called in the submitting process.
@@ -355,11 +360,12 @@ class SinkContext(msgspec.Struct, frozen=True, kw_only=True):
 class Sink:
     """Where records go.
 
-    A sink that commits is exactly-once: ``write`` collects, ``prepare`` makes what was written since
-    the last checkpoint durable but invisible and returns a *committable* (plain msgpack values, kept in
-    the manifest), ``commit`` makes it visible once the checkpoint is complete. A committable may be
-    committed several times: again after a restore, for one. One that never becomes part of a complete
-    checkpoint is never committed; ``recover`` removes what it left behind.
+    A sink that commits is exactly-once: ``write`` collects, ``prepare`` makes what was written
+    since the last checkpoint durable but invisible and returns a *committable* (plain msgpack
+    values, kept in the manifest), ``commit`` makes it visible once the checkpoint is complete. A
+    committable may be committed several times: again after a restore, for one. One that never
+    becomes part of a complete checkpoint is never committed; ``recover`` removes what it left
+    behind.
     """
 
     def on_submit(self, submission: Submission) -> None:
@@ -370,7 +376,7 @@ class Sink:
         """
 
     def on_finish(self) -> None:
-        """Take note, in the submitting process, that the job has ended and all output is committed."""
+        """Take note, in the submitting process, that the job has ended and committed everything."""
 
     def open(self, context: SinkContext) -> None:
         """Make everything that changes while the sink runs."""
@@ -387,9 +393,10 @@ class Sink:
         """Make prepared output visible, durably; a repeat changes nothing."""
 
     def recover(self, committables: Sequence[Any]) -> None:
-        """Commit what the restored checkpoint holds, of all subtasks, and remove what older attempts left.
+        """Commit what the restored checkpoint holds, and remove what older attempts left.
 
-        Called on subtask 0 only, after ``open`` and before any ``write``; with an empty list at a fresh start.
+        Called on subtask 0 only, after ``open`` and before any ``write``; with an empty list at a
+        fresh start.
         """
         self.commit(committables)
 

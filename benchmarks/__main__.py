@@ -1,0 +1,176 @@
+"""``python -m benchmarks [NAME ...]``: run benchmarks, show them, keep them, compare them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import click
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+from rich.table import Table
+
+from benchmarks import harness
+from benchmarks.harness import Record, Result, Row
+
+README = harness.ROOT / "README.md"
+BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
+_RUN = "\ndef run(quick: bool) -> "  # what makes a module a benchmark
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.argument("names", metavar="[NAME ...]", nargs=-1)
+@click.option("--quick", is_flag=True, help="Small inputs and few rounds: a look, not a figure.")
+@click.option("--json", "json_file", type=_FILE, help="Write the figures here.")
+@click.option("--compare", "former_file", type=_FILE, help="Show the change since this file.")
+@click.option(
+    "--readme", "readme_file", type=_FILE, help="Run nothing; put this file in README.md."
+)
+def main(
+    names: tuple[str, ...],
+    quick: bool,
+    json_file: Path | None,
+    former_file: Path | None,
+    readme_file: Path | None,
+) -> None:
+    """Run the benchmarks of these names, or all of them."""
+    console = Console(highlight=False)
+    if readme_file is not None:
+        README.write_text(with_figures(README.read_text("utf-8"), read(readme_file)), "utf-8")
+        return
+    former = read(former_file) if former_file is not None else None
+    record = run(choose(names), console, is_quick=quick)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    if former is not None:
+        console.print(comparison(record, former))
+
+
+def choose(names: tuple[str, ...]) -> dict[str, ModuleType]:
+    """Return the benchmark modules of these names, or all of them."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    found = [file.stem for file in files if _RUN in file.read_text("utf-8")]
+    for name in names:
+        if name not in found:
+            raise click.UsageError(f"there is no benchmark {name!r}: {', '.join(found)}")
+    return {name: importlib.import_module(f"benchmarks.{name}") for name in names or found}
+
+
+def run(modules: dict[str, ModuleType], console: Console, *, is_quick: bool) -> Record:
+    """Run benchmarks one after the other, and print the table of each as soon as it is there."""
+    results = []
+    for name, module in modules.items():
+        question = (module.__doc__ or "").strip().partition("\n")[0]
+        with console.status(name) as status:
+            harness.listen(partial(_announce, console, status, name))
+            rows = tuple(module.run(is_quick))
+        results.append(Result(name=name, question=question, rows=rows))
+        console.print(table(results[-1]), "")
+    return Record(
+        benchmarks=tuple(results),
+        machine=harness.machine(),
+        versions=harness.versions(),
+        commit=harness.commit(),
+        is_quick=is_quick,
+    )
+
+
+def _announce(console: Console, status: Status, name: str, step: str) -> None:
+    """Show what is being measured: in place in a terminal, as lines elsewhere."""
+    if console.is_terminal:
+        status.update(escape(f"{name}: {step}"))
+    else:
+        click.echo(f"{name}: {step}", err=True)
+
+
+def table(result: Result) -> Table:
+    """Return the rows of a benchmark for people."""
+    made = Table(title=f"{result.name}: {escape(result.question)}", title_justify="left", box=None)
+    made.add_column("case")
+    for column in ("value", "ratio", "spread"):
+        made.add_column(column, justify="right", no_wrap=True)
+    made.add_column("note", style="dim")
+    for row in result.rows:
+        made.add_row(
+            escape(row.case), _value(row), _ratio(row.ratio), _spread(row), escape(row.note)
+        )
+    return made
+
+
+def comparison(record: Record, former: Record) -> Table:
+    """Return what has changed since a former record, case by case; green is better."""
+    old = dict(_cases(former))
+    made = Table(title=f"{former.commit} to {record.commit}", title_justify="left", box=None)
+    for column in ("case", "before", "now", "change"):
+        made.add_column(column, justify="left" if column == "case" else "right", no_wrap=True)
+    for key, row in _cases(record):
+        before = old.get(key)
+        if before is None or not before.value:
+            made.add_row(escape(key), "", _value(row), "new")
+            continue
+        change = row.value / before.value - 1
+        is_better = (change < 0) is row.is_lower_better
+        style = "dim" if abs(change) < 0.05 else "green" if is_better else "red"
+        made.add_row(escape(key), _value(before), _value(row), f"[{style}]{change:+.1%}[/]")
+    return made
+
+
+def with_figures(readme: str, record: Record) -> str:
+    """Return the README with the figures of ``record`` between the two marks."""
+    head, begin, rest = readme.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise click.ClickException(f"{README.name} has no block {BEGIN} ... {END}")
+    return f"{head}{BEGIN}\n{markdown(record)}\n{END}{tail}"
+
+
+def markdown(record: Record) -> str:
+    """Return all rows as one Markdown table, and below it what they were measured on."""
+    lines = ["| benchmark | case | value | ratio | note |", "|---|---|--:|--:|---|"]
+    for result in record.benchmarks:
+        for number, row in enumerate(result.rows):
+            cells = (row.case, _value(row), _ratio(row.ratio), row.note)
+            name = result.name if number == 0 else ""
+            lines.append(f"| {' | '.join([name, *(cell.replace('|', '/') for cell in cells)])} |")
+    on = record.machine
+    where = f"{on['cpu']}, {on['cores']} cores, {on['python']}, commit {record.commit}"
+    lines += ["", f"Medians, measured on {where}, by `make bench`."]
+    return "\n".join(lines)
+
+
+def read(file: Path) -> Record:
+    """Return the record in a file."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Record)
+    except (OSError, msgspec.DecodeError) as error:
+        raise click.ClickException(f"{file}: {error}") from error
+
+
+def _cases(record: Record) -> Iterator[tuple[str, Row]]:
+    for result in record.benchmarks:
+        for row in result.rows:
+            yield f"{result.name}: {row.case}", row
+
+
+def _value(row: Row) -> str:
+    digits = 0 if row.value >= 100 else 1 if row.value >= 10 else 2
+    return f"{row.value:,.{digits}f} {row.unit}"
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x"
+
+
+def _spread(row: Row) -> str:
+    return "" if row.spread is None else f"{row.spread:.0%}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""The drawing behind a pipeline: its steps in order of creation, and the job graph made of them.
+
+A step knows the steps that it reads from. Names and values are checked when a step is added,
+where the traceback points at the user's line; what needs the whole is checked by ``graph``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import NamedTuple
+
+from flowsnap.core.graph import EdgeSpec, JobGraph, OperatorKind, OperatorSpec, Partitioning
+from flowsnap.core.ids import OperatorId
+from flowsnap.core.operator import Operator, Sink, Source
+from flowsnap.errors import ConfigError
+from flowsnap.operators.rolling import Rolling
+
+NAME_LENGTH_MAX = 64
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+class Place(NamedTuple):
+    """A line of the user's code."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class Input(NamedTuple):
+    """A step that another reads from, and how; None: as the parallelisms suggest."""
+
+    step: Step
+    partitioning: Partitioning | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """What is to be drawn; an empty ``name`` is given one, None as ``parallelism`` is the job's.
+
+    ``follows_input``: the parallelism is that of the inputs, where they agree on one.
+    """
+
+    code: Operator | Source | Sink
+    inputs: tuple[Input, ...] = ()
+    name: str | None = None
+    parallelism: int | None = None
+    kind: OperatorKind = OperatorKind.OPERATOR
+    is_keyed: bool = False
+    follows_input: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One operator as drawn."""
+
+    name: OperatorId
+    request: Request
+    place: Place
+
+    @property
+    def type(self) -> str:
+        """The name of the class that does the work."""
+        return type(self.request.code).__name__
+
+
+class Drawing:
+    """The steps of one pipeline, by name, in order of creation."""
+
+    def __init__(self) -> None:
+        self.steps: dict[OperatorId, Step] = {}
+        self._types: Counter[str] = Counter()
+
+    def add(self, request: Request) -> Step:
+        """Add a step.
+
+        Raises:
+            ConfigError: its name is malformed or taken, or its parallelism is no positive number.
+        """
+        place = caller()
+        check_parallelism(request.parallelism)
+        name = OperatorId(self.name_of(request.code, request.name))
+        if name in self.steps:
+            former = self.steps[name].place
+            raise ConfigError(
+                f"two steps are named {name!r}: the first at {former}, the second at {place}"
+            ).hint("pass name= to one of them: the name is the identity of its state")
+        step = Step(name, request, place)
+        self.steps[name] = step
+        return step
+
+    def graph(self, job: str, parallelism: int, max_parallelism: int) -> JobGraph:
+        """Return the job graph, where a step is ``parallelism`` wide unless it says otherwise.
+
+        Raises:
+            ConfigError: the drawing is not complete, or no job can come of it.
+        """
+        self._check()
+        widths = self._widths(parallelism)
+        operators = tuple(
+            OperatorSpec(
+                step.name, step.request.kind, widths[step.name], step.type, step.request.is_keyed
+            )
+            for step in self.steps.values()
+        )
+        return JobGraph(job, operators, tuple(self._edges(widths)), max_parallelism)
+
+    def name_of(self, code: Operator | Source | Sink, name: str | None) -> str:
+        """Return ``name``, or else the next automatic name for what ``code`` is, once.
+
+        Automatic names count the steps of a type in order of creation: "map-1", "map-2".
+
+        Raises:
+            ConfigError: ``name`` is malformed.
+        """
+        if name is not None:
+            return check_name(name, "name")
+        kind = _WORD_START.sub("_", type(code).__name__).lower()
+        self._types[kind] += 1
+        return f"{kind}-{self._types[kind]}"
+
+    def _widths(self, parallelism: int) -> dict[OperatorId, int]:
+        widths: dict[OperatorId, int] = {}
+        for step in self.steps.values():
+            request = step.request
+            width = request.parallelism or parallelism
+            inputs = {widths[above.step.name] for above in request.inputs}
+            if request.follows_input and request.parallelism is None and len(inputs) == 1:
+                width = inputs.pop()
+            widths[step.name] = width
+        return widths
+
+    def _edges(self, widths: dict[OperatorId, int]) -> Iterator[EdgeSpec]:
+        for step in self.steps.values():
+            for above, partitioning in step.request.inputs:
+                is_even = widths[above.name] == widths[step.name]
+                natural = Partitioning.FORWARD if is_even else Partitioning.REBALANCE
+                yield EdgeSpec(above.name, step.name, partitioning or natural)
+
+    def _check(self) -> None:
+        if not self.steps:
+            raise ConfigError("the pipeline is empty").hint("begin with pipeline.source(...)")
+        read = {above.step.name for step in self.steps.values() for above in step.request.inputs}
+        for step in self.steps.values():
+            if step.request.kind is not OperatorKind.SINK and step.name not in read:
+                raise ConfigError(
+                    f"nothing reads from {step.name!r} ({step.type}, drawn at {step.place})"
+                ).hint("end the stream with .sink(...); Discard() is a sink that drops everything")
+            self._check_end(step)
+
+    def _check_end(self, step: Step) -> None:
+        """Check that what emits at the end of input has an input that ends."""
+        code = step.request.code
+        if not isinstance(code, Rolling) or code.emit != "final":
+            return
+        for source in _sources(step):
+            if isinstance(source.request.code, Source) and not source.request.code.bounded:
+                raise ConfigError(
+                    f"{step.name!r} emits at the end of input, and {source.name!r} never ends"
+                ).hint('use emit="each" or emit="batch"')
+
+
+def _sources(step: Step) -> Iterator[Step]:
+    """Yield every source above ``step``."""
+    waiting, seen = [step], {step.name}
+    while waiting:
+        current = waiting.pop()
+        if not current.request.inputs:
+            yield current
+        for above in current.request.inputs:
+            if above.step.name not in seen:
+                seen.add(above.step.name)
+                waiting.append(above.step)
+
+
+def check_name(name: object, what: str, *, length_max: int = NAME_LENGTH_MAX) -> str:
+    """Return the name of a job or step; ``what`` says in the error where it stands.
+
+    Raises:
+        ConfigError: it is malformed.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > length_max:
+        raise ConfigError(f"{what}: {name!r} is not a name").hint(
+            f"1 to {length_max} letters, digits, '.', '_' or '-', the first a letter or digit"
+        )
+    return name
+
+
+def check_parallelism(parallelism: object, what: str = "parallelism") -> None:
+    """Check that a parallelism is None or a positive int.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if parallelism is None:
+        return
+    if not isinstance(parallelism, int) or isinstance(parallelism, bool) or parallelism < 1:
+        raise ConfigError(f"{what}: {parallelism!r} is not a positive int")
+
+
+def caller() -> Place:
+    """Return the line outside ``flowsnap.api`` from which we were called."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("flowsnap.api"):
+        frame = frame.f_back
+    if frame is None:
+        return Place("<unknown>", 0)
+    return Place(frame.f_code.co_filename, frame.f_lineno)

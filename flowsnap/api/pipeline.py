@@ -1,0 +1,151 @@
+"""Pipelines: where streams begin, and how they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from flowsnap.api.drawing import Drawing, Input, Request, check_name, check_parallelism
+from flowsnap.api.settings import job_config
+from flowsnap.api.stream import Stream
+from flowsnap.config import Duration
+from flowsnap.core.graph import OperatorKind, validate
+from flowsnap.core.operator import Source
+from flowsnap.errors import ConfigError
+from flowsnap.runtime.definition import PipelineDefinition
+from flowsnap.runtime.status import JobResult
+
+if TYPE_CHECKING:
+    from flowsnap.runtime.job import JobHandle
+
+T = TypeVar("T")
+
+Restore = Literal["latest", "fresh"] | int
+"""What a run begins with: the newest complete checkpoint, nothing, or the checkpoint of that id."""
+
+
+class Pipeline:
+    """A dataflow that a job runs: draw it with streams, then ``run`` it.
+
+    ``name`` is the name of the job: running the pipeline again on the same state directory goes
+    on where it ended. ``max_parallelism`` is the number of key groups, and with it the most
+    subtasks that a keyed step can ever have; it is fixed for the life of the state. Drawing runs
+    nothing::
+
+        pipeline = Pipeline("totals")
+        (
+            pipeline.source(TextFiles("logs/*.txt"))
+            .map(parse)
+            .key_by("user")
+            .sum("amount", name="totals")
+            .sink(JsonLinesFiles("out"))
+        )
+        pipeline.run(workers=4, state_dir="state")
+    """
+
+    def __init__(self, name: str, *, max_parallelism: int = 128) -> None:
+        self.name = check_name(name, "pipeline")
+        check_parallelism(max_parallelism, "max_parallelism")
+        self.max_parallelism = max_parallelism
+        self._drawing = Drawing()
+        self.modules: tuple[str, ...] = ()
+        """Modules that a worker cannot import, beside the script: their code travels by value."""
+
+    def source(
+        self, source: Source, *, name: str | None = None, parallelism: int | None = None
+    ) -> Stream[Any]:
+        """Return the stream of the records that ``source`` reads."""
+        if not isinstance(source, Source):
+            raise ConfigError(f"source: {source!r} is not a source").hint(
+                "for values in memory, use pipeline.from_iterable(values)"
+            )
+        request = Request(source, (), name, parallelism, OperatorKind.SOURCE)
+        return Stream(self._drawing, (Input(self._drawing.add(request)),))
+
+    def from_iterable(
+        self, values: Iterable[T] | Callable[[], Iterable[T]], *, name: str | None = None
+    ) -> Stream[T]:
+        """Return the stream of ``values``, or of what a function returns, read by one subtask."""
+        from flowsnap.connectors import FromIterable  # noqa: PLC0415 - keeps the import light
+
+        return self.source(FromIterable(values), name=name, parallelism=1)
+
+    def definition(self, parallelism: int = 1) -> PipelineDefinition:
+        """Return what is submitted, where steps are ``parallelism`` wide unless drawn otherwise.
+
+        Raises:
+            ConfigError: the pipeline is not complete, or cannot run so wide.
+        """
+        check_parallelism(parallelism)
+        graph = self._drawing.graph(self.name, parallelism, self.max_parallelism)
+        validate(graph)
+        code = {name: step.request.code for name, step in self._drawing.steps.items()}
+        return PipelineDefinition(graph, code, ("__main__", *self.modules))
+
+    def run(
+        self,
+        *,
+        workers: int = 0,
+        state_dir: str | Path | None = None,
+        checkpoint_interval: Duration = "10s",
+        restore: Restore = "latest",
+        quiet: bool = False,
+        **settings: Any,
+    ) -> JobResult:
+        """Run the pipeline to its end, show its progress, and return how it ended.
+
+        ``workers=0`` runs everything in this process; N starts N processes. Without ``state_dir``
+        checkpoints go to a temporary directory and end with the run. ``settings`` are the fields of
+        ``JobConfig`` without their unit: ``checkpoint_timeout="10m"``, ``state_memory="1GB"``.
+
+        Raises:
+            ConfigError: a setting or the pipeline is wrong; nothing has run.
+            RestoreError: the checkpoint to begin with is missing, damaged or does not fit.
+            JobFailed: the job has failed, and no restart helped.
+        """
+        from flowsnap.api.display import follow  # noqa: PLC0415 - keeps the import light
+
+        settings |= {"workers": workers, "checkpoint_interval": checkpoint_interval}
+        handle = self._submit(settings, state_dir, restore, in_thread=False)
+        return follow(handle, quiet=quiet, state_dir=state_dir)
+
+    def start(
+        self,
+        *,
+        workers: int = 0,
+        state_dir: str | Path | None = None,
+        checkpoint_interval: Duration = "10s",
+        restore: Restore = "latest",
+        **settings: Any,
+    ) -> JobHandle:
+        """Start the pipeline as ``run`` does, in a thread, and return a handle of the job."""
+        settings |= {"workers": workers, "checkpoint_interval": checkpoint_interval}
+        return self._submit(settings, state_dir, restore, in_thread=True)
+
+    def _submit(
+        self,
+        settings: dict[str, Any],
+        state_dir: str | Path | None,
+        restore: Restore,
+        *,
+        in_thread: bool,
+    ) -> JobHandle:
+        config = job_config(settings)
+        _check_restore(restore)
+        definition = self.definition(max(config.workers, 1))
+        from flowsnap.runtime.job import start_job  # noqa: PLC0415 - keeps the import light
+
+        directory = None if state_dir is None else Path(state_dir)
+        return start_job(
+            definition, config, state_dir=directory, restore=restore, in_thread=in_thread
+        )
+
+
+def _check_restore(restore: object) -> None:
+    if restore in {"latest", "fresh"}:
+        return
+    if not isinstance(restore, int) or isinstance(restore, bool) or restore < 1:
+        raise ConfigError(f"restore: {restore!r} is no checkpoint").hint(
+            'write "latest", "fresh", or the number of a checkpoint'
+        )

@@ -1,0 +1,80 @@
+"""``flowsnap run``: run a pipeline, show its progress, and say by the exit code how it went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from flowsnap.api.display import follow
+from flowsnap.api.pipeline import Restore
+from flowsnap.api.settings import job_config
+from flowsnap.cli.options import argument_option, log_level_option, target_argument
+from flowsnap.cli.pairs import parse_pairs, parse_settings
+from flowsnap.cli.report import DONE, INTERRUPTED
+from flowsnap.cli.target import load
+from flowsnap.errors import ConfigError
+
+
+@click.command("run")
+@target_argument
+@argument_option
+@click.option(
+    "--workers",
+    "-w",
+    type=click.IntRange(0),
+    help="Worker processes; 0, the default, runs everything in this one.",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where checkpoints are kept; without it they end with the run.",
+)
+@click.option("--checkpoint-interval", metavar="DURATION", help='Such as "10s", the default.')
+@click.option("--fresh", is_flag=True, help="Begin anew, whatever checkpoints there are.")
+@click.option("--restore", type=click.IntRange(1), metavar="ID", help="Go on from this checkpoint.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any other setting, such as state_memory=64MB or restart=none; may be repeated.",
+)
+@click.option("--quiet", "-q", is_flag=True, help="Show nothing but the error, if there is one.")
+@log_level_option
+def run_command(
+    target: str,
+    arguments: tuple[str, ...],
+    settings: tuple[str, ...],
+    state_dir: Path | None,
+    quiet: bool,
+    **options: object,
+) -> int:
+    """Run the pipeline TARGET to its end.
+
+    On a state directory that holds checkpoints the job goes on from the newest one. Ctrl-C stops
+    the job with a last checkpoint; a second Ctrl-C cancels it.
+    """
+    own = {
+        key: options[key] for key in ("workers", "checkpoint_interval") if options[key] is not None
+    }
+    config = job_config(parse_settings(parse_pairs(settings, "--set")) | own)
+    restore = _restore(options)
+    loaded = load(target, parse_pairs(arguments, "--arg"))
+    definition = loaded.definition(max(config.workers, 1))
+    from flowsnap.runtime.job import start_job  # noqa: PLC0415 - keeps other commands light
+
+    handle = start_job(
+        definition, config, state_dir=state_dir, restore=restore, in_thread=False
+    )
+    result = follow(handle, quiet=quiet, state_dir=state_dir)
+    return DONE if result.state == "finished" else INTERRUPTED
+
+
+def _restore(options: dict[str, object]) -> Restore:
+    checkpoint_id = options["restore"]
+    if not isinstance(checkpoint_id, int):
+        return "fresh" if options["fresh"] else "latest"
+    if options["fresh"]:
+        raise ConfigError("--fresh begins anew, --restore goes on: give one of them")
+    return checkpoint_id

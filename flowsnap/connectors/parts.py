@@ -1,0 +1,255 @@
+"""Output as part files: hidden while written, made durable by prepare, made visible by commit.
+
+A part holds what one subtask wrote between two checkpoints. Until its checkpoint is complete it is
+called ``.part-<run>-<operator>-<subtask>-<attempt>-<number><suffix>.tmp``; commit renames it to
+``part-<run>-<operator>-<subtask>-<checkpoint><suffix>``. The rename is atomic and its result can be
+looked at, so that a commit whose outcome is unknown is simply repeated. Both names tell the life
+of the job, the operator and the subtask: several jobs and several sinks may share a directory.
+Checkpoint ids never come twice in the life of a job directory, so no two parts get one name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import IO, Any
+
+from flowsnap.core.ids import CheckpointId
+from flowsnap.core.operator import SinkContext
+from flowsnap.errors import StorageError
+from flowsnap.failpoint import failpoint
+
+_PLAIN = re.compile(r"[a-z0-9_]{1,40}")
+_FINAL = re.compile(
+    r"part-(?P<run>[a-z0-9_.]+)-(?P<operator>[a-z0-9_.]+)-(?P<subtask>\d{5,})"
+    r"-(?P<checkpoint>\d{8,})(?:-(?P<sha256>[0-9a-f]{64}))?(?P<suffix>\.[a-z]+)"
+)
+_TEMPORARY = re.compile(
+    r"\.part-(?P<run>[a-z0-9_.]+)-(?P<operator>[a-z0-9_.]+)-(?P<subtask>\d{5,})"
+    r"-(?P<attempt>\d+)-(?P<number>\d{8,})(?P<suffix>\.[a-z]+)\.tmp"
+)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Part:
+    """A committed part; parts are ordered by checkpoint, then by subtask."""
+
+    checkpoint_id: int
+    subtask: int
+    name: str
+    sha256: str | None
+
+
+class PartWriter:
+    """Writes the parts of one subtask into ``directory``, which exists.
+
+    A file is created at the first write after a prepare, so that an idle sink makes none. With
+    ``is_hashed`` the sha256 of a part stands in its committable and in its name; commit checks it.
+
+    Raises:
+        StorageError: from every method, when the file system fails.
+    """
+
+    def __init__(
+        self, directory: str, context: SinkContext, suffix: str, *, is_hashed: bool = False
+    ) -> None:
+        self._directory = directory
+        self._attempt = context.attempt
+        self._run = tag(context.run_id)
+        self._operator = tag(context.operator)
+        self._prefix = f"part-{self._run}-{self._operator}-{context.subtask:05}"
+        self._suffix = suffix
+        self._is_hashed = is_hashed
+        self._sha256 = hashlib.sha256()
+        self._count = 0
+        self._temporary = ""
+        self._file: IO[bytes] | None = None
+
+    def write(self, data: bytes) -> None:
+        """Append ``data`` to the part being written."""
+        with translated(f"writing below {self._directory}"):
+            if self._file is None:
+                self._file = self._create()
+            self._file.write(data)
+        if self._is_hashed:
+            self._sha256.update(data)
+
+    def prepare(self, checkpoint_id: CheckpointId) -> dict[str, str] | None:
+        """Make what was written since the last call durable; None when that is nothing."""
+        if self._file is None:
+            return None
+        with translated(f"preparing {self._temporary} of checkpoint {checkpoint_id}"):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            _sync_directory(self._directory)
+        self._file = None
+        final = f"{self._prefix}-{checkpoint_id:08}"
+        committable = {"temporary": self._temporary}
+        if self._is_hashed:
+            committable["sha256"] = self._sha256.hexdigest()
+            final += f"-{committable['sha256']}"
+        committable["final"] = final + self._suffix
+        with translated(f"preparing {self._temporary} of checkpoint {checkpoint_id}"):
+            failpoint("sink.prepared")
+        return committable
+
+    def commit(self, committables: Sequence[dict[str, str]]) -> None:
+        """Rename parts to their final names, durably; one that has its final name stays as it is.
+
+        Raises:
+            StorageError: a part is gone, or does not have the sha256 that it was prepared with.
+        """
+        if not committables:
+            return
+        with translated(f"committing below {self._directory}"):
+            failpoint("sink.commit_called")
+            for committable in committables:
+                self._publish(committable)
+            # Also when all had their names: the crash may have come before the last sync.
+            _sync_directory(self._directory)
+            failpoint("sink.committed")
+
+    def recover(self, committables: Sequence[dict[str, str]]) -> None:
+        """Commit, then remove what older attempts of this run and operator left uncommitted."""
+        self.commit(committables)
+        with translated(f"removing what older attempts left in {self._directory}"):
+            for match in _matching(_TEMPORARY, self._directory):
+                if self._is_ours(match) and int(match["attempt"]) < self._attempt:
+                    _remove(self._directory, match[0])
+
+    def close(self) -> None:
+        """Drop what was written and not prepared."""
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        with translated(f"dropping {self._temporary}"):
+            try:
+                file.close()
+            finally:
+                _remove(self._directory, self._temporary)
+
+    def _create(self) -> IO[bytes]:
+        self._count += 1
+        name = f".{self._prefix}-{self._attempt}-{self._count:08}{self._suffix}.tmp"
+        file = open(os.path.join(self._directory, name), "xb")  # noqa: SIM115 - prepare closes it
+        self._temporary = name
+        self._sha256 = hashlib.sha256()
+        return file
+
+    def _publish(self, committable: dict[str, str]) -> None:
+        # A restored committable may be of another subtask, or of the job that took a savepoint.
+        final = _FINAL.fullmatch(committable["final"])
+        temporary = _TEMPORARY.fullmatch(committable["temporary"])
+        if final is None or temporary is None:
+            raise StorageError(f"{committable!r} does not name a part file")
+        source = os.path.join(self._directory, temporary[0])
+        target = os.path.join(self._directory, final[0])
+        is_prepared, is_committed = os.path.exists(source), os.path.exists(target)
+        if is_prepared and is_committed:
+            raise StorageError(f"{target} is already there, but not from {source}").hint(
+                "do two jobs that began from one savepoint write into the same directory?"
+            )
+        if is_prepared:
+            _verify(source, committable.get("sha256"))
+            os.rename(source, target)
+        elif not is_committed:
+            raise StorageError(
+                f"the output of checkpoint {int(final['checkpoint'])}, subtask"
+                f" {int(final['subtask'])} is missing: neither {source} nor {final[0]} exists"
+            ).hint("something else removes files there, or the sink was given another directory")
+
+    def _is_ours(self, match: re.Match[str]) -> bool:
+        return match["run"] == self._run and match["operator"] == self._operator
+
+
+def tag(name: str) -> str:
+    """Return ``name`` as a stable piece of a file name, different for different names.
+
+    A name that is not short, lower-case and plain gets a hash, because it might not be a file name,
+    or be the same as another one where the file system does not know case.
+    """
+    if _PLAIN.fullmatch(name):
+        return name
+    readable = re.sub(r"[^a-z0-9_]+", "_", name.lower())[:24]
+    return f"{readable}.{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+def committed_parts(directory: str, run_id: str, operator: str, suffix: str) -> list[Part]:
+    """Return the committed parts of one operator in one life of its job, in order."""
+    run, operator = tag(run_id), tag(operator)
+    return sorted(
+        Part(int(match["checkpoint"]), int(match["subtask"]), match[0], match["sha256"])
+        for match in _matching(_FINAL, directory)
+        if (match["run"], match["operator"], match["suffix"]) == (run, operator, suffix)
+    )
+
+
+def run_tag_of(name: str) -> str | None:
+    """Return the tag of the run that committed a part, or None where the name is foreign."""
+    match = _FINAL.fullmatch(name)
+    return None if match is None else match["run"]
+
+
+def remove_files(directory: str, names: Sequence[str]) -> None:
+    """Remove files, some of which may be gone already, durably."""
+    for name in names:
+        _remove(directory, name)
+    if names:
+        _sync_directory(directory)
+
+
+def remove_uncommitted(directory: str, run_ids: Sequence[str], operator: str | None = None) -> None:
+    """Remove what these lives of a job left uncommitted, of one operator or of all."""
+    runs = {tag(run_id) for run_id in run_ids}
+    for match in _matching(_TEMPORARY, directory):
+        if match["run"] in runs and (operator is None or match["operator"] == tag(operator)):
+            _remove(directory, match[0])
+
+
+@contextmanager
+def translated(action: str) -> Iterator[None]:
+    """Turn what the operating system raises while ``action`` into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{action} failed: {error}").hint(
+            "is the disk full, or the directory gone or read-only?"
+        ) from error
+
+
+def _matching(pattern: re.Pattern[str], directory: str) -> Iterator[re.Match[str]]:
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return
+    yield from filter(None, map(pattern.fullmatch, names))
+
+
+def _verify(path: str, sha256: Any) -> None:
+    if sha256 is None:
+        return
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise StorageError(f"{path} does not have the sha256 that it was prepared with").hint(
+            "the file was damaged or changed after it was written; is the disk sound?"
+        )
+
+
+def _remove(directory: str, name: str) -> None:
+    # Another sink of the job, or an earlier try, may have removed it.
+    with suppress(FileNotFoundError):
+        os.unlink(os.path.join(directory, name))
+
+
+def _sync_directory(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,320 @@
+"""Which checkpoint to restore, does the pipeline fit it, and what does each task start from?
+
+A checkpoint belongs to the tasks of an old execution graph; the new one may have another
+parallelism, other chains, another number of workers. So nothing is handed from task to task. It is
+handed on by what it belongs to:
+
+- keyed state by operator name and key group: a task gets the handles of all old tasks that hold
+  tables of its operators for key groups of its own range, and takes its part of each;
+- a source's splits by split id, dealt out anew so that each is read by exactly one subtask;
+- prepared output by sink name, all to the sink's subtask 0, which commits what the checkpoint
+  promised;
+- the end of input by chain: one that had processed the end of its input, everywhere, does not do so
+  again, unless new input has appeared above it.
+
+Whatever does not fit is refused and named on both sides, never dropped: state without an operator,
+a split half read that is gone, a keyed operator that would begin in the middle of the stream.
+
+Invariants: every split of a source is assigned once; the unfinished ones differ by at most one
+between subtasks; every (operator, key group) of the checkpoint reaches exactly the task that owns
+it now.
+
+Source: Carbone et al., "State Management in Apache Flink" (VLDB 2017), sections 3.2 and 4.3, for
+key groups and reconfiguration; Flink's StateAssignmentOperation. Deviation: Flink's finished
+operators are per vertex with exceptions for sources; splits that are not visible at a restore were
+once dropped silently there (FLINK-7195).
+
+Example:
+    >>> choose([CheckpointId(3), CheckpointId(5)], None)
+    5
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from flowsnap.core.graph import (
+    ChainSpec,
+    ExecutionGraph,
+    JobGraph,
+    OperatorKind,
+    OperatorSpec,
+    TaskSpec,
+)
+from flowsnap.core.ids import ChainId, CheckpointId, OperatorId
+from flowsnap.core.manifest import CheckpointManifest, PreparedOutput, SplitPosition, TaskSnapshot
+from flowsnap.core.message import StateAssignment, TaskAssignment
+from flowsnap.core.operator import Split
+from flowsnap.errors import (
+    ConfigError,
+    LocalProtocolError,
+    ManifestCorrupt,
+    RestoreError,
+    StateIncompatible,
+)
+
+
+def choose(
+    available: Sequence[CheckpointId], requested: CheckpointId | None
+) -> CheckpointId | None:
+    """Return the requested checkpoint, or the newest; None where there is none at all.
+
+    Raises:
+        RestoreError: the requested one is not available.
+    """
+    if requested is None:
+        return max(available, default=None)
+    if requested not in available:
+        there = ", ".join(map(str, sorted(available))) or "none"
+        raise RestoreError(f"there is no checkpoint {requested}; available: {there}")
+    return requested
+
+
+def check_compatible(
+    manifest: CheckpointManifest, graph: JobGraph, *, allow_new_state: bool = False
+) -> None:
+    """Check that the pipeline ``graph`` can go on from a checkpoint.
+
+    ``allow_new_state``: an operator that keeps state, or a source or sink, may be new in the
+    pipeline where nothing has disappeared: it begins in the middle of the stream.
+
+    Raises:
+        StateIncompatible: state has no operator to go to, or an operator has changed its nature.
+        ManifestCorrupt: the manifest lacks the part of a task.
+    """
+    _check_complete(manifest)
+    old = {spec.name: spec for spec in manifest.graph.operators}
+    new = {spec.name: spec for spec in graph.operators}
+    stateful = _stateful(manifest)
+    gone = [name for name in stateful if name not in new]
+    appeared = [
+        name
+        for name, spec in new.items()
+        if _keeps_state(spec) and (name not in old or not _keeps_state(old[name]))
+    ]
+    where = f"checkpoint {manifest.checkpoint_id}"
+    if gone:
+        raise _misfit(where, gone, appeared)
+    for name in stateful:
+        _check_unchanged(where, old[name], new[name])
+    if graph.max_parallelism != manifest.graph.max_parallelism and _keyed(manifest):
+        raise StateIncompatible(
+            f"max_parallelism is {graph.max_parallelism}, but {where} has the state of "
+            f"{_quoted(_keyed(manifest))} in {manifest.graph.max_parallelism} key groups"
+        ).hint("key groups cannot be split: set max_parallelism as it was")
+    if appeared and not allow_new_state:
+        emptied = [name for name, spec in old.items() if _keeps_state(spec) and name not in new]
+        raise _misfit(where, emptied, appeared)
+
+
+def assign(
+    manifest: CheckpointManifest,
+    graph: ExecutionGraph,
+    job_graph: JobGraph,
+    splits: Mapping[OperatorId, Sequence[Split]],
+) -> tuple[TaskAssignment, ...]:
+    """Return what every task of ``graph`` starts from, in the order of its tasks.
+
+    ``splits``: what each source has found now. A known split goes on at its position, opened with
+    what was found now; a new one is read from its beginning; a finished one may have disappeared.
+
+    Raises:
+        RestoreError: a split that is not read to its end is not found any more.
+        ConfigError: a source has found two splits of one id.
+    """
+    return _assign(manifest.tasks, graph, job_graph, splits)
+
+
+def assign_fresh(
+    graph: ExecutionGraph, job_graph: JobGraph, splits: Mapping[OperatorId, Sequence[Split]]
+) -> tuple[TaskAssignment, ...]:
+    """Return what every task of ``graph`` starts from without a checkpoint.
+
+    Raises:
+        ConfigError: a source has found two splits of one id.
+    """
+    return _assign((), graph, job_graph, splits)
+
+
+# --- compatibility ---------------------------------------------------------------------------
+
+
+def _check_complete(manifest: CheckpointManifest) -> None:
+    where = f"checkpoint {manifest.checkpoint_id}"
+    parts = sorted((name, task.subtask) for task in manifest.tasks for name in task.operators)
+    operators = manifest.graph.operators
+    wanted = sorted((spec.name, i) for spec in operators for i in range(spec.parallelism))
+    if parts != wanted:
+        name, subtask = min(set(parts).symmetric_difference(wanted), default=parts[0])
+        raise ManifestCorrupt(f"{where} does not hold the part of {name}/{subtask} exactly once")
+    for task in manifest.tasks:
+        for table in task.state.tables if task.state is not None else ():
+            if table.operator not in task.operators:
+                raise ManifestCorrupt(f"{where} has state of {table.operator!r} in {task.task}")
+
+
+def _stateful(manifest: CheckpointManifest) -> list[OperatorId]:
+    """Return the operators that have anything in a checkpoint, in the order of its graph."""
+    found = set(_keyed(manifest))
+    found |= {task.operators[0] for task in manifest.tasks if task.splits}
+    found |= {task.operators[-1] for task in manifest.tasks if task.prepared}
+    return [spec.name for spec in manifest.graph.operators if spec.name in found]
+
+
+def _keyed(manifest: CheckpointManifest) -> list[OperatorId]:
+    states = [task.state for task in manifest.tasks if task.state is not None]
+    return sorted({table.operator for state in states for table in state.tables})
+
+
+def _keeps_state(spec: OperatorSpec) -> bool:
+    return spec.is_keyed or spec.kind is not OperatorKind.OPERATOR
+
+
+def _misfit(where: str, gone: list[OperatorId], appeared: list[OperatorId]) -> StateIncompatible:
+    lacks = f"{where} has {_quoted(gone)}, which the pipeline lacks"
+    knows = f"the pipeline has {_quoted(appeared)}, of which {where} knows nothing"
+    if not appeared:
+        return StateIncompatible(lacks).hint(
+            "state is found by the operator's name: was it renamed or removed?"
+        )
+    if not gone:
+        return StateIncompatible(knows).hint(
+            "it would begin in the middle of the stream: allow new state if this is meant"
+        )
+    return StateIncompatible(f"{lacks}; {knows}").hint(
+        "state is found by the operator's name: if it was renamed, give it its old name"
+    )
+
+
+def _check_unchanged(where: str, old: OperatorSpec, new: OperatorSpec) -> None:
+    for what, before, now in (("kind", old.kind, new.kind), ("type", old.type, new.type)):
+        if before != now:
+            raise StateIncompatible(
+                f"{where} has state of {old.name!r} of the {what} {before!s}, in the pipeline its "
+                f"{what} is {now!s}"
+            ).hint("give another operator another name")
+
+
+def _quoted(names: Iterable[OperatorId]) -> str:
+    return ", ".join(repr(str(name)) for name in names)
+
+
+# --- assignment ------------------------------------------------------------------------------
+
+
+def _assign(
+    old: Sequence[TaskSnapshot],
+    graph: ExecutionGraph,
+    job_graph: JobGraph,
+    splits: Mapping[OperatorId, Sequence[Split]],
+) -> tuple[TaskAssignment, ...]:
+    kinds = {spec.name: spec.kind for spec in job_graph.operators}
+    dealt: dict[ChainId, list[tuple[SplitPosition, ...]]] = {}
+    for chain in graph.chains:
+        source = chain.operators[0]
+        if kinds[source] is OperatorKind.SOURCE:
+            positions = _positions(source, old, _found(source, splits))
+            dealt[chain.id] = _deal(positions, chain.parallelism)
+    ended = _ended(old, graph, dealt)
+    return tuple(
+        TaskAssignment(
+            task.id,
+            is_ended=task.chain in ended,
+            states=_states(old, graph.chains[task.chain], task),
+            splits=dealt[task.chain][task.subtask] if task.chain in dealt else (),
+            recovered=_recovered(old, graph.chains[task.chain], task),
+        )
+        for task in graph.tasks
+    )
+
+
+def _found(source: OperatorId, splits: Mapping[OperatorId, Sequence[Split]]) -> dict[str, Split]:
+    if source not in splits:
+        raise LocalProtocolError(f"source {source!r} was not asked for its splits")
+    found = {split.id: split for split in splits[source]}
+    if len(found) < len(splits[source]):
+        ids = [split.id for split in splits[source]]
+        twice = next(id_ for id_ in ids if ids.count(id_) > 1)
+        raise ConfigError(f"source {source!r} has two splits with the id {twice!r}")
+    return found
+
+
+def _positions(
+    source: OperatorId, old: Sequence[TaskSnapshot], found: Mapping[str, Split]
+) -> list[SplitPosition]:
+    """Return where each split is to go on: those found, then those finished and gone."""
+    known: dict[str, SplitPosition] = {}
+    for position in (p for task in old if task.operators[0] == source for p in task.splits):
+        if position.split in known:
+            raise ManifestCorrupt(f"split {position.split!r} of {source!r} was read by two tasks")
+        known[position.split] = position
+    gone = [position for id_, position in known.items() if id_ not in found]
+    for position in gone:
+        if not position.is_finished:
+            raise RestoreError(
+                f"split {position.split!r} of {source!r} was read up to {position.position!r}, "
+                f"not to its end, and is not there any more"
+            ).hint("bring the input back, or start anew without the checkpoint")
+    return [_position(split, known.get(split.id)) for split in found.values()] + gone
+
+
+def _position(split: Split, known: SplitPosition | None) -> SplitPosition:
+    position: Any = None if known is None else known.position
+    is_finished = known is not None and known.is_finished
+    return SplitPosition(split.id, split.payload, split.size, position, is_finished)
+
+
+def _deal(positions: Sequence[SplitPosition], parallelism: int) -> list[tuple[SplitPosition, ...]]:
+    """Deal splits out in turn; the unfinished ones first, so that the work left is even."""
+    ordered = sorted(positions, key=lambda position: position.is_finished)
+    return [tuple(ordered[subtask::parallelism]) for subtask in range(parallelism)]
+
+
+def _ended(
+    old: Sequence[TaskSnapshot],
+    graph: ExecutionGraph,
+    dealt: Mapping[ChainId, Sequence[Sequence[SplitPosition]]],
+) -> set[ChainId]:
+    """Return the chains that have processed the end of their input for good."""
+    known = {name for task in old for name in task.operators}
+    running = {name for task in old if not task.is_ended for name in task.operators}
+    ended = {chain.id for chain in graph.chains if _was_ended(chain, known, running)}
+    ended -= {
+        chain_id
+        for chain_id, positions in dealt.items()
+        if not all(position.is_finished for some in positions for position in some)
+    }
+    while revived := {e.target for e in graph.edges if e.source not in ended} & ended:
+        ended -= revived  # What stands below new input gets some: it has not ended after all.
+    return ended
+
+
+def _was_ended(chain: ChainSpec, known: set[OperatorId], running: set[OperatorId]) -> bool:
+    # An operator that is new in the chain has no say: it keeps nothing that the end could set free.
+    return not known.isdisjoint(chain.operators) and running.isdisjoint(chain.operators)
+
+
+def _states(
+    old: Sequence[TaskSnapshot], chain: ChainSpec, task: TaskSpec
+) -> tuple[StateAssignment, ...]:
+    start, end = task.key_groups
+    return tuple(
+        StateAssignment(snapshot.task, state)
+        for snapshot in old
+        if (state := snapshot.state) is not None
+        and any(table.operator in chain.operators for table in state.tables)
+        and max(start, state.key_groups[0]) < min(end, state.key_groups[1])
+    )
+
+
+def _recovered(
+    old: Sequence[TaskSnapshot], chain: ChainSpec, task: TaskSpec
+) -> tuple[PreparedOutput, ...]:
+    if task.subtask != 0:
+        return ()
+    sink = chain.operators[-1]
+    prepared = [
+        output for snapshot in old if snapshot.operators[-1] == sink for output in snapshot.prepared
+    ]
+    return tuple(sorted(prepared, key=lambda output: output.checkpoint_id))

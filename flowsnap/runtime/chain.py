@@ -1,0 +1,242 @@
+"""The hot path: a batch through the fused operators of one task.
+
+Neighbouring stateless operators become one iterator chain (``map(f, filter(p, map(g, values)))``),
+so that between two of them a record costs no call, no list and no object of ours. The engine
+counts records once per batch. When the user's code raises, the failing record is found afterwards
+from how far the chain had consumed its input: nothing is paid for that while all goes well.
+
+This is one of the two places with ``except Exception``: it stands around user code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from operator import length_hint
+from typing import Any
+
+from flowsnap.core.element import Batch
+from flowsnap.core.ids import OperatorId
+from flowsnap.core.operator import LazyOperator, Operator, OperatorContext, Sink
+from flowsnap.errors import FlowsnapError, OperatorError
+
+Named = tuple[OperatorId, Operator | Sink]
+
+
+class Counter:
+    """Records in and out of one operator since the attempt began."""
+
+    __slots__ = ("records_in", "records_out")
+
+    def __init__(self) -> None:
+        self.records_in = 0
+        self.records_out = 0
+
+
+class Stage:
+    """One operator, or several lazy ones composed; ``counters`` has an entry for each."""
+
+    def __init__(self, members: Sequence[tuple[OperatorId, Operator]], subtask: int) -> None:
+        self.names = [name for name, _ in members]
+        self.operators = [operator for _, operator in members]
+        self.counters = [Counter() for _ in members]
+        self.subtask = subtask
+        self._is_fused = len(members) > 1
+
+    def process(self, batch: Batch) -> Batch:
+        """Return what comes out for one batch.
+
+        Raises:
+            OperatorError: the user's code raised.
+        """
+        try:
+            result = self._fused(batch) if self._is_fused else self.operators[0].process(batch)
+        except Exception as error:
+            raise self._explain(error, batch) from error
+        self._count(len(batch), len(result))
+        return result
+
+    def _fused(self, batch: Batch) -> Batch:
+        if batch.timestamps is not None:
+            for operator in self.operators:
+                batch = operator.process(batch)
+            return batch
+        values: Iterable[Any] = iter(batch.values)
+        self.operators[0].cursor = values
+        for operator in self.operators:
+            assert isinstance(operator, LazyOperator)
+            values = operator.lazy(values)
+        return Batch(list(values))
+
+    def _count(self, records_in: int, records_out: int) -> None:
+        last = self.counters[-1]
+        for counter in self.counters:
+            # Only the last of a stage may change the number of records: see _stages.
+            counter.records_in += records_in
+            counter.records_out += records_in if counter is not last else records_out
+
+    def _explain(self, error: Exception, batch: Batch) -> FlowsnapError:
+        if isinstance(error, FlowsnapError):
+            return error
+        index = _failed_index(self.operators[0], batch)
+        name = self.names[0] if not self._is_fused else self._culprit(batch, index)
+        where = "" if index is None else f" on record {index + 1} of a batch of {len(batch)}"
+        what = "" if index is None else f" ({describe(batch.values[index])})"
+        return OperatorError(
+            f"operator {name!r}, subtask {self.subtask}: "
+            f"{type(error).__name__}: {error}{where}{what}",
+            operator=name,
+            subtask=self.subtask,
+            record=where.strip() + what,
+        )
+
+    def _culprit(self, batch: Batch, index: int | None) -> OperatorId:
+        """Name the fused operator that fails, by giving it the failing record once more."""
+        values: list[Any] = [] if index is None else [batch.values[index]]
+        for name, operator in zip(self.names, self.operators, strict=True):
+            assert isinstance(operator, LazyOperator)
+            try:
+                values = list(operator.lazy(values))
+            except Exception:
+                return name
+        return OperatorId(" -> ".join(self.names))
+
+
+class Chain:
+    """The operators of one task: after its source and up to its sink, where it has them."""
+
+    def __init__(self, members: Sequence[Named], subtask: int) -> None:
+        last = members[-1] if members else None
+        self.sink = last[1] if last is not None and isinstance(last[1], Sink) else None
+        self.sink_counter = Counter()
+        self._sink_name = last[0] if last is not None else OperatorId("")
+        self._subtask = subtask
+        self._members = [(n, o) for n, o in members if isinstance(o, Operator)]
+        self._stages = [Stage(part, subtask) for part in _stages(self._members)]
+        self._first_stage = self._index_of_members()
+
+    def open(self, contexts: dict[OperatorId, OperatorContext]) -> None:
+        """Open every operator; ``contexts`` has one for each."""
+        for name, operator in self._members:
+            with user_code(name, self._subtask):
+                operator.open(contexts[name])
+
+    def process(self, batch: Batch) -> Batch | None:
+        """Take one batch through the chain; None when a sink took it, or nothing came out."""
+        return self._run(batch, 0)
+
+    def before_barrier(self) -> Iterator[Batch]:
+        """Yield what operators keep outside state, each taken through the rest of the chain."""
+        for index, (name, operator) in enumerate(self._members):
+            with user_code(name, self._subtask):
+                yield from self._rest(operator.before_barrier(), index)
+
+    def end_input(self) -> Iterator[Batch]:
+        """Yield the last output of every operator, first to last, through the rest of the chain."""
+        for index, (name, operator) in enumerate(self._members):
+            with user_code(name, self._subtask):
+                yield from self._rest(operator.end_input(), index)
+
+    def close(self) -> None:
+        """Close every operator and the sink, also when one of them fails at it."""
+        first: Exception | None = None
+        for operator in [o for _, o in self._members] + ([self.sink] if self.sink else []):
+            try:
+                operator.close()
+            except Exception as error:
+                first = first or error
+        if first is not None:
+            raise first
+
+    def counters(self) -> list[tuple[OperatorId, Counter]]:
+        """Return the counters of every operator, in order."""
+        found = [
+            pair for stage in self._stages for pair in zip(stage.names, stage.counters, strict=True)
+        ]
+        return found + ([(self._sink_name, self.sink_counter)] if self.sink else [])
+
+    def _run(self, batch: Batch, stage: int) -> Batch | None:
+        for index in range(stage, len(self._stages)):
+            batch = self._stages[index].process(batch)
+            if not batch.values:
+                return None
+        if self.sink is None:
+            return batch
+        self._write(self.sink, batch)
+        return None
+
+    def _write(self, sink: Sink, batch: Batch) -> None:
+        with user_code(self._sink_name, self._subtask):
+            sink.write(batch)
+        self.sink_counter.records_in += len(batch)
+        self.sink_counter.records_out += len(batch)
+
+    def _rest(self, batches: Iterable[Batch], member: int) -> Iterator[Batch]:
+        stage, counter = self._first_stage[member]
+        for batch in batches:
+            counter.records_out += len(batch)
+            if batch.values:
+                rest = self._run(batch, stage + 1)
+                if rest is not None:
+                    yield rest
+
+    def _index_of_members(self) -> list[tuple[int, Counter]]:
+        return [
+            (index, counter)
+            for index, stage in enumerate(self._stages)
+            for counter in stage.counters
+        ]
+
+
+class user_code:  # noqa: N801 - it reads as a statement
+    """Turn what the user's code raises into an OperatorError that says where."""
+
+    __slots__ = ("_operator", "_subtask")
+
+    def __init__(self, operator: OperatorId, subtask: int) -> None:
+        self._operator = operator
+        self._subtask = subtask
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, FlowsnapError) or not isinstance(error, Exception):
+            return
+        raise OperatorError(
+            f"operator {self._operator!r}, subtask {self._subtask}: "
+            f"{type(error).__name__}: {error}",
+            operator=self._operator,
+            subtask=self._subtask,
+        ) from error
+
+
+def describe(record: Any) -> str:
+    """Return what kind of record this is, without its content, which may be secret."""
+    kind = type(record).__name__
+    try:
+        return f"a {kind} of length {len(record)}"
+    except TypeError:
+        return f"a {kind}"
+
+
+def _failed_index(operator: Operator, batch: Batch) -> int | None:
+    """Return which record of ``batch`` was being processed, if the operator lets us know."""
+    if operator.cursor is None:
+        return None
+    index = len(batch) - length_hint(operator.cursor) - 1
+    return index if 0 <= index < len(batch) else None
+
+
+def _stages(
+    members: Sequence[tuple[OperatorId, Operator]],
+) -> list[list[tuple[OperatorId, Operator]]]:
+    """Group operators into stages: only lazy ones are fused, and a change of count ends a stage."""
+    stages: list[list[tuple[OperatorId, Operator]]] = []
+    is_open = False
+    for name, operator in members:
+        if is_open and isinstance(operator, LazyOperator):
+            stages[-1].append((name, operator))
+        else:
+            stages.append([(name, operator)])
+        is_open = isinstance(operator, LazyOperator) and operator.shape == "map"
+    return stages

@@ -1,0 +1,236 @@
+"""Puts the tasks of one worker together: code, restored state, channels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowsnap.core.aligner import Aligner
+from flowsnap.core.commit import SinkCommits
+from flowsnap.core.element import Element
+from flowsnap.core.graph import ChainEdge, ChainSpec, ChannelSpec, OperatorKind, TaskSpec
+from flowsnap.core.ids import ChannelId, OperatorId, TaskId, WorkerId
+from flowsnap.core.key import encode_key, key_group
+from flowsnap.core.manifest import FileHandle
+from flowsnap.core.message import Deploy, TaskAssignment
+from flowsnap.core.operator import OperatorContext, SinkContext, Source
+from flowsnap.failpoint import failpoint
+from flowsnap.runtime.chain import Chain, Named, user_code
+from flowsnap.runtime.context import NoTables, Place, TaskContext
+from flowsnap.runtime.input import InputChannel, SourceInput
+from flowsnap.runtime.output import OutputChannel, Router, make_router
+from flowsnap.runtime.task import TaskEvents, TaskParts, TaskRunner
+from flowsnap.state.backend import RestoredState, StateBackend
+from flowsnap.storage.writer import CheckpointWriter
+
+SOURCE_BATCH_RECORDS = 4_096
+Deliver = Callable[[ChannelId, Element], int]
+Grant = Callable[[ChannelId, int], None]
+
+
+@dataclass(slots=True)
+class BuiltTask:
+    """A task, and which stored files its database was opened on."""
+
+    runner: TaskRunner
+    restored_files: tuple[FileHandle, ...]
+
+
+class Builder:
+    """Builds the tasks of ``worker``; ``code`` has an operator template for each operator."""
+
+    def __init__(
+        self,
+        deploy: Deploy,
+        worker: WorkerId,
+        code: Mapping[OperatorId, Any],
+        writer: CheckpointWriter,
+    ) -> None:
+        self._deploy = deploy
+        self._worker = worker
+        self._code = code
+        self._writer = writer
+        self._chains = {chain.id: chain for chain in deploy.graph.chains}
+        self._tasks = {task.id: task for task in deploy.graph.tasks}
+        self._assignments = {assignment.task: assignment for assignment in deploy.assignments}
+        self._keyed = {spec.name for spec in deploy.job_graph.operators if spec.is_keyed}
+        self._sources = {
+            spec.name for spec in deploy.job_graph.operators if spec.kind is OperatorKind.SOURCE
+        }
+        self._own = [task for task in deploy.graph.tasks if task.worker == worker]
+
+    def build(self, events: TaskEvents, deliver: Deliver, grant: Grant) -> list[BuiltTask]:
+        """Return this worker's tasks, restored and ready to start.
+
+        Raises:
+            ManifestCorrupt: a stored file is not what the manifest lists.
+            OperatorError: the user's code failed in ``open`` or ``recover``.
+        """
+        built: list[BuiltTask] = []
+        try:
+            for task in self._own:
+                built.append(self._build_task(task, events, deliver, grant))
+        except BaseException:
+            for one in built:
+                one.runner.close()
+            raise
+        return built
+
+    def _build_task(
+        self, task: TaskSpec, events: TaskEvents, deliver: Deliver, grant: Grant
+    ) -> BuiltTask:
+        chain_spec = self._chains[task.chain]
+        assignment = self._assignments.get(task.id, TaskAssignment(task.id))
+        state, restored = self._open_state(task, chain_spec, assignment)
+        members: list[Named] = [(n, copy.copy(self._code[n])) for n in chain_spec.operators]
+        source = None
+        if members[0][0] in self._sources:
+            source = self._source(members.pop(0)[1], chain_spec, task, assignment)
+        chain = Chain(members, task.subtask)
+        inputs = self._inputs(task, grant)
+        parts = TaskParts(
+            spec=task,
+            chain_spec=chain_spec,
+            chain=chain,
+            source=source,
+            inputs=inputs,
+            routers=self._routers(task, deliver),
+            aligner=self._aligner(inputs),
+            state=state,
+            commits=SinkCommits(),
+            is_ended=assignment.is_ended,
+            linger_ms=self._deploy.config.batch_linger_ms,
+        )
+        runner = TaskRunner(parts, events)
+        try:
+            self._open(chain, chain_spec, task, state)
+            self._recover(chain, chain_spec, task, assignment)
+        except BaseException:
+            runner.close()
+            raise
+        return BuiltTask(runner, restored)
+
+    # --- state --------------------------------------------------------------------------------
+
+    def _open_state(
+        self, task: TaskSpec, chain: ChainSpec, assignment: TaskAssignment
+    ) -> tuple[StateBackend | None, tuple[FileHandle, ...]]:
+        if not self._keyed.intersection(chain.operators):
+            return None, ()
+        directory = Path(self._deploy.work_directory) / _directory_name(task.id)
+        restored = []
+        for index, state in enumerate(assignment.states):
+            target = directory / f"restored-{index}"
+            self._writer.restore(state.handle.files, target)
+            restored.append(RestoredState(target, state.handle.tables, state.handle.key_groups))
+        failpoint("rs.files_verified")
+        backend = StateBackend(
+            directory,
+            key_groups=task.key_groups,
+            max_parallelism=self._deploy.graph.max_parallelism,
+            memory_bytes=self._memory_bytes(),
+            restored=restored,
+            operators=chain.operators,
+        )
+        failpoint("rs.state_opened")
+        files = assignment.states[0].handle.files if backend.is_opened_directly else ()
+        return backend, files
+
+    def _memory_bytes(self) -> int:
+        stateful = sum(
+            1 for task in self._own if self._keyed.intersection(self._chains[task.chain].operators)
+        )
+        return self._deploy.config.state_memory_bytes // max(1, stateful)
+
+    # --- operators ----------------------------------------------------------------------------
+
+    def _source(
+        self, source: Any, chain: ChainSpec, task: TaskSpec, assignment: TaskAssignment
+    ) -> SourceInput:
+        assert isinstance(source, Source), f"{chain.operators[0]!r} is drawn as a source"
+        return SourceInput(
+            source, chain.operators[0], task.subtask, assignment.splits, SOURCE_BATCH_RECORDS
+        )
+
+    def _open(
+        self, chain: Chain, spec: ChainSpec, task: TaskSpec, state: StateBackend | None
+    ) -> None:
+        place = Place(self._deploy.job, task.subtask, spec.parallelism, self._deploy.attempt)
+        contexts: dict[OperatorId, OperatorContext] = {}
+        for name in spec.operators:
+            tables = state if state is not None and name in self._keyed else NoTables()
+            contexts[name] = TaskContext(tables, name, place)
+        chain.open(contexts)
+        if state is not None:
+            state.check_declared()
+
+    def _recover(
+        self, chain: Chain, spec: ChainSpec, task: TaskSpec, assignment: TaskAssignment
+    ) -> None:
+        sink = chain.sink
+        if sink is None:
+            return
+        name = spec.operators[-1]
+        with user_code(name, task.subtask):
+            sink.open(self._sink_context(name, spec, task))
+            if task.subtask == 0:
+                sink.recover([output.committable for output in assignment.recovered])
+        failpoint("rs.recommitted")
+
+    def _sink_context(self, name: OperatorId, spec: ChainSpec, task: TaskSpec) -> SinkContext:
+        return SinkContext(
+            job=self._deploy.job,
+            run_id=self._deploy.run_id,
+            operator=name,
+            subtask=task.subtask,
+            parallelism=spec.parallelism,
+            attempt=self._deploy.attempt,
+        )
+
+    # --- channels -----------------------------------------------------------------------------
+
+    def _inputs(self, task: TaskSpec, grant: Grant) -> list[InputChannel]:
+        capacity = self._deploy.config.channel_capacity_batches
+        return [
+            InputChannel(channel.id, capacity, grant)
+            for channel in self._deploy.graph.channels
+            if channel.target == task.id
+        ]
+
+    def _routers(self, task: TaskSpec, deliver: Deliver) -> list[Router]:
+        by_edge: dict[int, list[ChannelSpec]] = {}
+        for channel in self._deploy.graph.channels:
+            if channel.source == task.id:
+                by_edge.setdefault(channel.edge, []).append(channel)
+        graph = self._deploy.graph
+        return [
+            self._router(graph.edges[edge], channels, task, deliver)
+            for edge, channels in sorted(by_edge.items())
+        ]
+
+    def _router(
+        self, edge: ChainEdge, channels: list[ChannelSpec], task: TaskSpec, deliver: Deliver
+    ) -> Router:
+        groups = self._deploy.graph.max_parallelism
+        target = self._chains[edge.target].operators[0]
+        batch_bytes = self._deploy.config.batch_bytes
+        return make_router(
+            edge.partitioning,
+            [OutputChannel(channel.id, target, deliver, batch_bytes) for channel in channels],
+            task.subtask,
+            key_group_of=lambda key: key_group(encode_key(key), groups),
+            max_parallelism=groups,
+        )
+
+    def _aligner(self, inputs: list[InputChannel]) -> Aligner | None:
+        if not inputs:
+            return None
+        mode = self._deploy.config.checkpoint_mode
+        return Aligner([channel.id for channel in inputs], mode=mode)
+
+
+def _directory_name(task: TaskId) -> str:
+    return task.replace("/", ".")

@@ -1,0 +1,202 @@
+"""Submits a pipeline and hands out the handle to the running job."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import zmq
+
+from flowsnap.config import JobConfig
+from flowsnap.core.graph import build_execution_graph, validate
+from flowsnap.core.ids import WorkerId
+from flowsnap.errors import JobFailed
+from flowsnap.runtime.attempt import CodeBlob
+from flowsnap.runtime.clock import SystemClock
+from flowsnap.runtime.definition import PipelineDefinition, pickle_definition
+from flowsnap.runtime.job_manager import JobManager, Surroundings
+from flowsnap.runtime.launcher import ProcessLauncher
+from flowsnap.runtime.local import LocalLauncher
+from flowsnap.runtime.recovery import Recovery
+from flowsnap.runtime.status import JobResult, JobStatus
+from flowsnap.serialize import code_sha256
+from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.transport.control import ControlServer, MemoryControl
+
+LOG = logging.getLogger("flowsnap")
+
+
+class JobHandle:
+    """A running job. ``wait`` drives it where it has no thread of its own."""
+
+    def __init__(self, driver: _Driver, *, in_thread: bool) -> None:
+        self._driver = driver
+        self._thread: threading.Thread | None = None
+        if in_thread:
+            self._thread = threading.Thread(target=driver.run, name="flowsnap-job", daemon=True)
+            self._thread.start()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the job has ended and everything is released."""
+        return self._driver.is_closed
+
+    def status(self) -> JobStatus:
+        """Return what the job is doing."""
+        return self._driver.status
+
+    def worker_pids(self) -> dict[int, int]:
+        """Return the worker processes that run: worker id to process id."""
+        return {int(worker): pid for worker, pid in self._driver.worker_pids().items()}
+
+    def stop(self) -> None:
+        """Ask the job to end in order, with a last checkpoint from which it can be resumed."""
+        self._driver.request_stop()
+
+    def cancel(self) -> None:
+        """Ask the job to end at once, without a checkpoint."""
+        self._driver.request_cancel()
+
+    def wait(self, timeout_s: float | None = None) -> JobResult:
+        """Wait for the end and return how it ended.
+
+        Raises:
+            TimeoutError: the job has not ended within ``timeout_s``.
+            JobFailed: it failed.
+            RestoreError: its checkpoint can't be restored.
+        """
+        if self._thread is None:
+            self._driver.run(timeout_s)
+        else:
+            self._thread.join(timeout_s)
+        if not self.is_done:
+            raise TimeoutError(f"the job has not ended within {timeout_s} s")
+        return self._driver.result()
+
+
+class _Driver:
+    """The loop around a job manager, in whichever thread it is run."""
+
+    def __init__(
+        self, manager: JobManager, recovery: Recovery, local: LocalLauncher | None
+    ) -> None:
+        self._manager = manager
+        self._recovery = recovery
+        self._local = local
+        self._server: ControlServer | None = None
+        self._error: BaseException | None = None
+        self._result: JobResult | None = None
+        self._is_started = False
+        self.is_closed = False
+
+    @property
+    def status(self) -> JobStatus:
+        return self._manager.status
+
+    def worker_pids(self) -> dict[WorkerId, int]:
+        return self._manager.worker_pids()
+
+    def request_stop(self) -> None:
+        self._manager.request_stop()
+
+    def request_cancel(self) -> None:
+        self._manager.request_cancel()
+
+    def listen(self, server: ControlServer) -> None:
+        """Sleep on this server's socket between rounds."""
+        self._server = server
+
+    def run(self, timeout_s: float | None = None) -> None:
+        """Run the job to its end, or for ``timeout_s``."""
+        if self.is_closed:
+            return
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        try:
+            if not self._is_started:
+                self._is_started = True
+                self._manager.start()
+            while not self._manager.is_done:
+                if until is not None and time.monotonic() >= until:
+                    return
+                self._round(until)
+            self._finish()
+        except BaseException as error:  # kept for whoever waits; only an interrupt goes on at once
+            self._error = error
+            self._close()
+            if not isinstance(error, Exception):
+                raise
+
+    def result(self) -> JobResult:
+        """Return how the job ended, or raise why it did not."""
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def _round(self, until: float | None) -> None:
+        wait_ms = self._manager.step()
+        if self._manager.is_done:
+            return
+        if self._local is not None:
+            wait_ms = min(wait_ms, self._local.step())
+            if wait_ms:
+                time.sleep(wait_ms / 1000)
+        elif wait_ms and self._server is not None:
+            left_ms = wait_ms if until is None else int((until - time.monotonic()) * 1000)
+            self._server.socket.poll(max(0, min(wait_ms, left_ms)))
+
+    def _finish(self) -> None:
+        try:
+            self._result = self._manager.result()
+        except Exception as error:  # the end of the job, kept for whoever waits
+            self._error = error
+        self._close()
+
+    def _close(self) -> None:
+        if self.is_closed:
+            return
+        try:
+            if self._result is not None and self._result.state == "finished":
+                self._recovery.finish()
+        finally:
+            self._manager.close()
+            self.is_closed = True
+
+
+def start_job(
+    definition: PipelineDefinition,
+    config: JobConfig,
+    *,
+    state_dir: Path | None = None,
+    restore: str | int = "latest",
+    in_thread: bool = True,
+) -> JobHandle:
+    """Submit a pipeline and return the handle to the running job.
+
+    ``state_dir``: where checkpoints are kept; None: in a temporary directory that goes with the
+    job. ``restore``: "latest", "fresh", or the id of a checkpoint. ``in_thread``: the job manager
+    runs in a thread of its own; otherwise it runs in ``JobHandle.wait``, on the caller's.
+
+    Raises:
+        ConfigError: the pipeline, a setting, an input or a target is not usable.
+        RestoreError: the wanted checkpoint does not exist, or the pipeline does not fit it.
+    """
+    validate(definition.graph)
+    graph = build_execution_graph(definition.graph, config.workers)
+    scratch = Path(tempfile.mkdtemp(prefix="flowsnap-"))  # mkdtemp makes it 0700
+    blob = pickle_definition(definition) if config.workers else b""
+    code_path = scratch / "code.pkl"
+    code_path.write_bytes(blob)
+    directory = JobDirectory.open(state_dir or scratch / "state", definition.graph.name)
+    code = CodeBlob(str(code_path), code_sha256(blob))
+    recovery = Recovery(directory, definition, code, scratch, restore)
+    try:
+        recovery.submit()
+    except BaseException:
+        recovery.close()
+        raise
+    return JobHandle(_driver(definition, config, graph, recovery, scratch), in_thread=in_thread)

@@ -1,0 +1,408 @@
+"""The job manager: carries out what the job machine and the coordinator decide.
+
+A dull driver. It takes what the workers say, what the clock says and what the user wants, hands
+each to a machine as an event, and carries the actions out in order. All events and actions go to
+the debug log in one place, so that the log replays. It runs on one thread; ``request_stop`` and
+``request_cancel`` may be called from any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+from dataclasses import dataclass
+from typing import Protocol
+
+from flowsnap import __version__
+from flowsnap.config import JobConfig
+from flowsnap.core import coordinator as checkpoints
+from flowsnap.core import job as life
+from flowsnap.core.graph import ExecutionGraph
+from flowsnap.core.ids import AttemptId, CheckpointId, WorkerId
+from flowsnap.core.manifest import CheckpointManifest
+from flowsnap.core.message import (
+    AbortCheckpoint,
+    Acknowledged,
+    Cancel,
+    Cancelled,
+    Committed,
+    CompleteCheckpoint,
+    Declined,
+    Deployed,
+    FromWorker,
+    Heartbeat,
+    Progress,
+    Shutdown,
+    Start,
+    TaskEnded,
+    TaskFailed,
+    ToWorker,
+    TriggerCheckpoint,
+    WorkerReady,
+)
+from flowsnap.core.restart import RestartPolicy
+from flowsnap.errors import ConnectionLost, FlowsnapError, JobFailed, StorageError
+from flowsnap.failpoint import failpoint
+from flowsnap.runtime.attempt import Attempt, versions
+from flowsnap.runtime.clock import Clock
+from flowsnap.runtime.launcher import Launcher
+from flowsnap.runtime.recovery import Recovery
+from flowsnap.runtime.report import Report
+from flowsnap.runtime.status import JobResult, JobStatus
+from flowsnap.runtime.watch import Watch
+
+LOG = logging.getLogger("flowsnap")
+IDLE_MS = 50
+
+
+class ControlHub(Protocol):
+    """The job manager's end of the control plane."""
+
+    def receive(self) -> list[tuple[WorkerId, FromWorker]]:
+        """Return what has come, in order for each worker."""
+
+    def send(self, worker: WorkerId, message: ToWorker) -> None:
+        """Send to a worker; raises ConnectionLost where there is none."""
+
+    def close(self) -> None:
+        """Let go of every worker."""
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What a job manager acts on."""
+
+    clock: Clock
+    control: ControlHub
+    launcher: Launcher
+    recovery: Recovery
+
+
+class JobManager:
+    """Runs one job from submission to its end."""
+
+    def __init__(self, graph: ExecutionGraph, config: JobConfig, around: Surroundings) -> None:
+        self._graph = graph
+        self._config = config
+        self._clock = around.clock
+        self._control = around.control
+        self._launcher = around.launcher
+        self._recovery = around.recovery
+        self._tasks = [task.id for task in graph.tasks]
+        self._machine = life.JobMachine(
+            graph.workers,
+            self._tasks,
+            RestartPolicy(config.restart),
+            start_timeout_ms=config.start_timeout_ms,
+            cancel_timeout_ms=config.cancel_timeout_ms,
+        )
+        self._attempt: Attempt | None = None
+        self._watch = Watch(config)
+        self._report = Report(around.recovery.job_graph, graph.workers, around.clock.now_ms())
+        self._chance = random.Random()
+        self._error: FlowsnapError | None = None
+        self._is_stop_requested = False
+        self._is_cancel_requested = False
+
+    # --- from any thread ----------------------------------------------------------------------
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the job has ended, in whatever way."""
+        return self._machine.is_terminal
+
+    @property
+    def status(self) -> JobStatus:
+        """What the job is doing, as of the last round."""
+        return self._report.status
+
+    def request_stop(self) -> None:
+        """Ask for an end in order, with a last checkpoint."""
+        self._is_stop_requested = True
+
+    def request_cancel(self) -> None:
+        """Ask for an end at once."""
+        self._is_cancel_requested = True
+
+    def worker_pids(self) -> dict[WorkerId, int]:
+        """Return the worker processes that run."""
+        return self._launcher.pids()
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Submit the job; the first workers are started."""
+        self._feed(life.Submitted())
+
+    def step(self) -> int:
+        """Do one round; return in how many ms to come back if nothing arrives before."""
+        self._take_requests()
+        for worker, message in self._control.receive():
+            self._take(worker, message)
+        for worker, how in self._launcher.deaths():
+            self._lose(worker, how)
+        now_ms = self._clock.now_ms()
+        for worker, why in self._watch.overdue(now_ms):
+            self._launcher.kill(worker)
+            self._lose(worker, why)
+        self._feed(life.TimePassed())
+        if self._attempt is not None and self._attempt.is_started:
+            self._coordinate(checkpoints.TimePassed())
+        self._report.update(now_ms, self._machine, self._attempt)
+        return self._idle_ms(now_ms)
+
+    def result(self) -> JobResult:
+        """Return how the job ended.
+
+        Raises:
+            JobFailed: it failed; other errors of ``flowsnap.errors`` where no attempt was possible.
+        """
+        if self._machine.state is not life.JobState.FAILED:
+            return self._report.result(self._machine)
+        history = self._machine.failures
+        if self._error is not None and not isinstance(self._error, JobFailed):
+            raise self._error
+        raise self._error or JobFailed(f"job {self._recovery.job!r} failed", history=history)
+
+    def close(self) -> None:
+        """End every worker and release what is held; also after an error."""
+        self._launcher.close()
+        self._control.close()
+        self._recovery.close()
+
+    def _idle_ms(self, now_ms: int) -> int:
+        deadlines = [self._machine.next_deadline_ms(), now_ms + IDLE_MS]
+        if self._attempt is not None and self._attempt.is_started:
+            deadlines.append(self._attempt.coordinator.next_deadline_ms())
+        return max(0, min(at for at in deadlines if at is not None) - now_ms)
+
+    def _take_requests(self) -> None:
+        if self._is_stop_requested:
+            self._is_stop_requested = False
+            self._feed(life.StopRequested())
+        if self._is_cancel_requested:
+            self._is_cancel_requested = False
+            self._feed(life.CancelRequested())
+
+    def _lose(self, worker: WorkerId, how: str) -> None:
+        LOG.warning("worker %d is lost: %s", worker, how)
+        self._error = None  # A death is the newest cause, and has no error of its own.
+        self._watch.forget(worker)
+        self._feed(life.WorkerLost(worker, how))
+
+    # --- what workers say ---------------------------------------------------------------------
+
+    def _take(self, worker: WorkerId, message: FromWorker) -> None:
+        LOG.debug("from worker %d: %s", worker, message)
+        now_ms = self._clock.now_ms()
+        match message:
+            case WorkerReady():
+                self._watch.begin(worker, now_ms)
+                self._feed(life.WorkerUp(worker))
+                return
+            case Heartbeat(steps=steps):
+                self._watch.beat(worker, steps, now_ms)
+                return
+            case Cancelled():
+                self._feed(life.WorkerCancelled(worker))
+                return
+            case _:
+                pass  # What is left belongs to an attempt.
+        if self._attempt is not None and message.attempt == self._attempt.id:
+            self._take_from_attempt(worker, message, self._attempt)
+
+    def _take_from_attempt(self, worker: WorkerId, message: FromWorker, attempt: Attempt) -> None:
+        match message:
+            case Progress(tasks=tasks):
+                attempt.progress.update(tasks)
+            case Deployed():
+                self._feed(life.WorkerDeployed(worker))
+            case TaskEnded(task=task):
+                self._feed(life.TaskReachedEnd(task))
+            case Committed(checkpoint_id=checkpoint_id, task=task):
+                if attempt.commits.committed(task, checkpoint_id) and attempt.is_final_complete:
+                    self._feed(life.FinalCommitted())
+            case TaskFailed():
+                self._fail(message)
+            case _:
+                self._take_checkpoint_message(message)
+
+    def _take_checkpoint_message(self, message: FromWorker) -> None:
+        match message:
+            case Acknowledged(checkpoint_id=checkpoint_id, snapshot=snapshot):
+                failpoint("jm.ack")
+                self._coordinate(checkpoints.TaskAcknowledged(checkpoint_id, snapshot))
+            case Declined(checkpoint_id=checkpoint_id, task=task, reason=reason):
+                self._coordinate(checkpoints.TaskDeclined(checkpoint_id, task, reason))
+            case _:
+                pass  # Every other kind has been taken before.
+
+    def _fail(self, failed: TaskFailed) -> None:
+        place = f"task {failed.task}" if failed.task is not None else f"worker {failed.worker}"
+        text = f"{place}: {failed.message}"
+        LOG.error("attempt %d failed: %s", failed.attempt, text)
+        error = JobFailed(f"job {self._recovery.job!r} failed: {text}")
+        for note in failed.notes:
+            error.add_note(note)
+        if failed.traceback:
+            error.add_note(failed.traceback)
+        self._error = error
+        self._feed(life.AttemptFailed(text, failed.is_restartable, failed.worker))
+
+    # --- what the job machine wants -----------------------------------------------------------
+
+    def _feed(self, event: life.Event) -> None:
+        was = self._machine.state
+        actions = self._machine.handle(event, self._clock.now_ms(), self._chance.random())
+        if actions or self._machine.state is not was:
+            LOG.debug("%s: %s -> %s: %s", event, was, self._machine.state, actions)
+        for action in actions:
+            self._carry_out(action)
+
+    def _carry_out(self, action: life.Action) -> None:
+        match action:
+            case life.BeginAttempt():
+                self._begin_attempt()
+            case life.StartTasks():
+                self._start_tasks()
+            case life.TakeFinalCheckpoint():
+                self._coordinate(checkpoints.TriggerRequested("final"))
+            case life.LaunchWorkers() | life.CancelTasks() | life.KillWorkers():
+                for worker in action.workers:
+                    self._act_on_worker(action, worker)
+            case life.End(state, message):
+                self._end(state, message)
+
+    def _act_on_worker(
+        self, action: life.LaunchWorkers | life.CancelTasks | life.KillWorkers, worker: WorkerId
+    ) -> None:
+        match action:
+            case life.LaunchWorkers():
+                self._launcher.launch(worker)
+            case life.CancelTasks():
+                self._send(worker, Cancel(attempt=self._attempt_id()))
+            case life.KillWorkers():
+                self._watch.forget(worker)
+                self._launcher.kill(worker)
+
+    def _begin_attempt(self) -> None:
+        try:
+            deployment = self._recovery.begin_attempt(self._graph, self._config)
+        except FlowsnapError as error:
+            self._error = error
+            self._feed(life.AttemptFailed(str(error), error.restartable, None))
+            return
+        self._attempt = Attempt(deployment, self._graph)
+        for worker in range(self._graph.workers):
+            self._send(WorkerId(worker), deployment.message_for(WorkerId(worker), self._graph))
+
+    def _start_tasks(self) -> None:
+        assert self._attempt is not None
+        restored = self._attempt.deployment.restored_from
+        LOG.info(
+            "attempt %d runs %s on %d worker(s)%s",
+            self._attempt.id,
+            self._recovery.job,
+            self._graph.workers,
+            "" if restored is None else f", restored from checkpoint {restored}",
+        )
+        self._report.started(self._clock.now_ms())
+        self._tell_all(Start(attempt=self._attempt.id))
+        self._attempt.is_started = True
+        self._coordinate(checkpoints.Started())
+
+    def _end(self, state: life.JobState, message: str) -> None:
+        LOG.info("job %s %s%s", self._recovery.job, state, f": {message}" if message else "")
+        self._tell_all(Shutdown(attempt=self._attempt_id()))
+        if state is life.JobState.FAILED and self._error is None:
+            self._error = JobFailed(f"job {self._recovery.job!r} failed: {message}")
+        if isinstance(self._error, JobFailed):
+            self._error.history = self._machine.failures
+        self._recovery.record_outcome(state, message)
+        self._report.update(self._clock.now_ms(), self._machine, self._attempt)
+
+    # --- what the coordinator wants -----------------------------------------------------------
+
+    def _coordinate(self, event: checkpoints.Event) -> None:
+        attempt = self._attempt
+        if attempt is None or not attempt.is_started:
+            return
+        now_ms = self._clock.now_ms()
+        for action in attempt.coordinator.handle(event, now_ms):
+            LOG.debug("%s: %s", type(event).__name__, type(action).__name__)
+            self._carry_out_checkpoint(action, attempt)
+
+    def _carry_out_checkpoint(self, action: checkpoints.Action, attempt: Attempt) -> None:
+        match action:
+            case checkpoints.InjectBarriers(checkpoint_id, is_final):
+                self._inject(checkpoint_id, is_final, attempt)
+            case checkpoints.WriteManifest():
+                self._write_manifest(action, attempt)
+            case checkpoints.NotifyComplete(checkpoint_id, is_final):
+                self._notify(checkpoint_id, is_final, attempt)
+            case checkpoints.Abort(checkpoint_id, reason):
+                LOG.warning("checkpoint %d aborted: %s", checkpoint_id, reason)
+                self._report.checkpoint_failed()
+                self._tell_all(AbortCheckpoint(attempt=attempt.id, checkpoint_id=checkpoint_id))
+            case checkpoints.FailAttempt(reason):
+                self._feed(life.AttemptFailed(reason, True, None))
+
+    def _inject(self, checkpoint_id: CheckpointId, is_final: bool, attempt: Attempt) -> None:
+        try:
+            self._recovery.reserve(checkpoint_id)
+        except StorageError as error:
+            self._feed(life.AttemptFailed(str(error), True, None))
+            return
+        attempt.triggered_at_wall_ms = self._clock.wall_ms()
+        self._report.checkpoint_pending(checkpoint_id)
+        self._tell_all(
+            TriggerCheckpoint(attempt=attempt.id, checkpoint_id=checkpoint_id, is_final=is_final)
+        )
+        failpoint("jm.triggered")
+
+    def _write_manifest(self, action: checkpoints.WriteManifest, attempt: Attempt) -> None:
+        manifest = CheckpointManifest(
+            job=self._recovery.job,
+            run_id=self._recovery.run_id,
+            checkpoint_id=action.checkpoint_id,
+            attempt=attempt.id,
+            kind="final" if action.is_final else "checkpoint",
+            graph=self._recovery.job_graph,
+            tasks=action.snapshots,
+            triggered_at_ms=attempt.triggered_at_wall_ms,
+            duration_ms=action.duration_ms,
+            versions=versions(__version__),
+        )
+        try:
+            self._recovery.write_manifest(manifest)
+        except StorageError as error:
+            LOG.warning("checkpoint %d: %s", action.checkpoint_id, error)
+            self._coordinate(checkpoints.ManifestFailed(action.checkpoint_id, str(error)))
+            return
+        self._report.checkpoint_completed(manifest)
+        self._coordinate(checkpoints.ManifestWritten(action.checkpoint_id))
+
+    def _notify(self, checkpoint_id: CheckpointId, is_final: bool, attempt: Attempt) -> None:
+        LOG.info("%s", self._report.describe_last_checkpoint())
+        attempt.commits.expect(checkpoint_id)
+        attempt.is_final_complete = is_final
+        self._tell_all(CompleteCheckpoint(attempt=attempt.id, checkpoint_id=checkpoint_id))
+        failpoint("jm.notify_sent")
+        try:
+            self._recovery.retire(self._config.checkpoints_retained)
+        except StorageError as error:
+            LOG.warning("older checkpoints are still there: %s", error)
+
+    # --- sending ------------------------------------------------------------------------------
+
+    def _tell_all(self, message: ToWorker) -> None:
+        for worker in range(self._graph.workers):
+            self._send(WorkerId(worker), message)
+
+    def _send(self, worker: WorkerId, message: ToWorker) -> None:
+        with contextlib.suppress(ConnectionLost):  # its death is told by the launcher
+            self._control.send(worker, message)
+
+    def _attempt_id(self) -> AttemptId:
+        return AttemptId(0) if self._attempt is None else self._attempt.id

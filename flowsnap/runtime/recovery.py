@@ -1,0 +1,234 @@
+"""Where an attempt starts from, and where its checkpoints go: the job manager's side of storage."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flowsnap.config import JobConfig
+from flowsnap.core import restore
+from flowsnap.core.graph import ExecutionGraph, JobGraph, OperatorKind
+from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId
+from flowsnap.core.manifest import CheckpointManifest
+from flowsnap.core.message import TaskAssignment
+from flowsnap.core.operator import Sink, Source, Split, Submission
+from flowsnap.errors import ConfigError, RestoreError
+from flowsnap.failpoint import failpoint
+from flowsnap.runtime.attempt import CodeBlob, Deployment
+from flowsnap.runtime.definition import PipelineDefinition
+from flowsnap.storage.job_directory import JobDirectory
+
+LATEST, FRESH = "latest", "fresh"
+
+
+class Recovery:
+    """Chooses and hands out checkpoints; ``wanted`` is "latest", "fresh" or the id of one."""
+
+    def __init__(
+        self,
+        directory: JobDirectory,
+        definition: PipelineDefinition,
+        code: CodeBlob,
+        scratch: Path,
+        wanted: str | int,
+    ) -> None:
+        self.job = definition.graph.name
+        self.job_graph: JobGraph = definition.graph
+        self._directory = directory
+        self._definition = definition
+        self._code = code
+        self._scratch = scratch
+        self._wanted = wanted
+        self._restored: CheckpointManifest | None = None
+        self._completed_here: set[CheckpointId] = set()
+        self._splits: Mapping[OperatorId, Sequence[Split]] = {}
+        self.run_id = directory.run_id or ""
+
+    # --- submission ---------------------------------------------------------------------------
+
+    def submit(self) -> None:
+        """Choose where to begin, and have sources and sinks check what they are given.
+
+        Raises:
+            ConfigError: a source's input or a sink's target is not usable.
+            RestoreError: the wanted checkpoint does not exist, or the pipeline does not fit it.
+        """
+        self._directory.clean_leftovers()
+        self._restored = self._choose()
+        if self._restored is None or self._restored.run_id != self.run_id:
+            self.run_id = self._directory.begin_run()
+        self._splits = self._enumerate()
+        for name, sink in self._sinks():
+            sink.on_submit(
+                Submission(
+                    job=self.job,
+                    operator=name,
+                    job_directory=str(self._directory.root),
+                    run_id=self.run_id,
+                    is_fresh=self._restored is None,
+                    former_run_ids=self._directory.former_run_ids,
+                )
+            )
+
+    def is_nothing_left(self, graph: ExecutionGraph) -> bool:
+        """Whether the job has finished before, its output is committed, and no input is new."""
+        outcome = self._directory.outcome()
+        if outcome is None or outcome.state != "finished" or outcome.run_id != self.run_id:
+            return False
+        if self._restored is None:
+            return False
+        if self._restored.checkpoint_id != max(self._directory.checkpoints(), default=None):
+            return False
+        assignments = self._assign(graph)
+        return all(split.is_finished for task in assignments for split in task.splits)
+
+    @property
+    def restored_from(self) -> CheckpointId | None:
+        """The checkpoint that the next attempt begins from."""
+        return None if self._restored is None else self._restored.checkpoint_id
+
+    def finish(self) -> None:
+        """Tell the sinks that all output is committed."""
+        for _, sink in self._sinks():
+            sink.on_finish()
+
+    # --- attempts -----------------------------------------------------------------------------
+
+    def begin_attempt(self, graph: ExecutionGraph, config: JobConfig) -> Deployment:
+        """Make the next attempt number durable, and return what to deploy.
+
+        Raises:
+            StorageError: the store failed, or a newer job manager has taken over.
+            RestoreError: no checkpoint can be restored.
+        """
+        attempt = self._directory.begin_attempt()
+        failpoint("rs.attempt_persisted")
+        if self._completed_here:
+            self._restored = self._directory.read_manifest(max(self._completed_here))
+        failpoint("rs.manifest_read")
+        return Deployment(
+            job=self.job,
+            run_id=self.run_id,
+            attempt=attempt,
+            restored_from=self.restored_from,
+            next_checkpoint_id=self._directory.next_checkpoint_id(),
+            assignments=self._assign(graph),
+            job_graph=self.job_graph,
+            config=config,
+            code=self._code,
+            job_directory=self._directory.root,
+            socket_directory=self._scratch,
+            work_directory=self._work_directory(attempt),
+        )
+
+    def _work_directory(self, attempt: AttemptId) -> Path:
+        # Every task of an older attempt is gone, or fenced.
+        shutil.rmtree(self._directory.root / "work", ignore_errors=True)
+        return self._directory.work_directory(attempt)
+
+    def _assign(self, graph: ExecutionGraph) -> tuple[TaskAssignment, ...]:
+        if self._restored is None:
+            return restore.assign_fresh(graph, self.job_graph, self._splits)
+        return restore.assign(self._restored, graph, self.job_graph, self._splits)
+
+    # --- checkpoints --------------------------------------------------------------------------
+
+    def reserve(self, checkpoint_id: CheckpointId) -> None:
+        """Make an id durable before its barriers are sent."""
+        self._directory.reserve_checkpoint(checkpoint_id)
+
+    def write_manifest(self, manifest: CheckpointManifest) -> None:
+        """Commit a checkpoint.
+
+        Raises:
+            StorageError: the manifest is surely not there.
+        """
+        self._directory.write_manifest(manifest)
+        self._completed_here.add(manifest.checkpoint_id)
+
+    def retire(self, retained: int) -> None:
+        """Delete the checkpoints beyond the newest ``retained``, and what only they refer to.
+
+        Raises:
+            StorageError: it stopped half-way; the next call goes on.
+        """
+        self._directory.retire(retained)
+
+    def record_outcome(self, state: str, message: str) -> None:
+        """Record how the job ended."""
+        self._directory.record_outcome(state, message)
+
+    def close(self) -> None:
+        """Release the job's directory, and remove what only this run needed."""
+        shutil.rmtree(self._directory.root / "work", ignore_errors=True)
+        self._directory.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    # --- choice -------------------------------------------------------------------------------
+
+    def _choose(self) -> CheckpointManifest | None:
+        if self._wanted == FRESH:
+            return None
+        wanted = self._wanted if isinstance(self._wanted, int) else None
+        chosen = restore.choose(
+            self._candidates(wanted), None if wanted is None else CheckpointId(wanted)
+        )
+        if chosen is None:
+            return None
+        manifest = self._directory.read_manifest(chosen)
+        if manifest.job != self.job:
+            raise RestoreError(
+                f"checkpoint {chosen} belongs to job {manifest.job!r}, not to {self.job!r}"
+            )
+        restore.check_compatible(manifest, self.job_graph)
+        return manifest
+
+    def _candidates(self, wanted: int | None) -> list[CheckpointId]:
+        """Return the checkpoints of this life of the job, or all when one is asked for by id."""
+        found = self._directory.checkpoints()
+        if wanted is not None or not found:
+            return found
+        newest = self._directory.read_manifest(found[-1])
+        # Started over and stopped before the first checkpoint: what is here is of a former life.
+        return found if newest.run_id == self.run_id else []
+
+    def _enumerate(self) -> dict[OperatorId, list[Split]]:
+        splits = {}
+        for spec in self.job_graph.operators:
+            if spec.kind is OperatorKind.SOURCE:
+                source = self._definition.code[spec.name]
+                assert isinstance(source, Source)
+                known = self._known_splits(spec.name)
+                if not source.discovers and known:
+                    splits[spec.name] = known
+                    continue
+                splits[spec.name] = source.splits(spec.parallelism)
+                _refuse_twins(spec.name, splits[spec.name])
+        return splits
+
+    def _known_splits(self, source: OperatorId) -> list[Split]:
+        if self._restored is None:
+            return []
+        return [
+            Split(position.split, position.payload, position.size)
+            for task in self._restored.tasks
+            if task.operators[0] == source
+            for position in task.splits
+        ]
+
+    def _sinks(self) -> list[tuple[OperatorId, Sink]]:
+        found = []
+        for spec in self.job_graph.operators:
+            template = self._definition.code[spec.name]
+            if spec.kind is OperatorKind.SINK and isinstance(template, Sink):
+                found.append((spec.name, template))
+        return found
+
+
+def _refuse_twins(source: OperatorId, splits: Sequence[Split]) -> None:
+    seen: set[str] = set()
+    for split in splits:
+        if split.id in seen:
+            raise ConfigError(f"source {source!r} has two splits called {split.id!r}")
+        seen.add(split.id)

@@ -1,0 +1,215 @@
+"""Makes snapshots durable between batches: the state in slices, then the files in a helper thread.
+
+The loop's thread owns the state, so it writes the rows, at most some milliseconds at a time.
+Hashing and storing finished files releases the GIL and touches nothing of the task, so a helper
+thread does it. A file that a committed checkpoint of this attempt already holds is not stored
+again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from flowsnap.core.ids import CheckpointId, TaskId
+from flowsnap.core.manifest import FileHandle, SnapshotTimes, StateHandle, TaskSnapshot
+from flowsnap.core.registry import SharedFiles
+from flowsnap.errors import StateError, StorageError
+from flowsnap.runtime.clock import now_ns
+from flowsnap.runtime.task import TakenSnapshot
+from flowsnap.state.backend import LocalFile
+from flowsnap.storage.writer import CheckpointWriter
+
+
+class SnapshotEvents(Protocol):
+    """What becomes of a snapshot."""
+
+    def acknowledge(self, checkpoint_id: CheckpointId, snapshot: TaskSnapshot) -> None:
+        """Tell the job manager that the snapshot is durable."""
+
+    def declined(self, task: TaskId, checkpoint_id: CheckpointId, reason: str) -> None:
+        """Tell the job manager that it cannot be made durable."""
+
+
+class Hashes:
+    """The sha256 of immutable local files, each read once however many names link to it."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int, int], str] = {}
+
+    def sha256(self, path: Path) -> str:
+        """Return the hex sha256 of a finished file.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        try:
+            with path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                inode = (status.st_ino, status.st_size, status.st_mtime_ns)
+                if inode not in self._known:
+                    self._known[inode] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+        return self._known[inode]
+
+
+@dataclass(slots=True)
+class _Pending:
+    snapshot: TakenSnapshot
+    started_ns: int
+    is_aborted: bool = False
+    upload: Future[StateHandle] | None = None
+
+
+class Snapshotter:
+    """Takes snapshots of a worker's tasks from frozen to durable."""
+
+    def __init__(self, writer: CheckpointWriter, events: SnapshotEvents) -> None:
+        self._writer = writer
+        self._events = events
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="flowsnap-upload")
+        self._queue: deque[_Pending] = deque()
+        self._uploading: deque[_Pending] = deque()
+        self._files: dict[TaskId, SharedFiles] = {}
+        self._lock = threading.Lock()  # of the registries, which both threads ask
+        self._hashes = Hashes()
+
+    def register(self, task: TaskId, restored: Sequence[FileHandle]) -> None:
+        """Begin with what the restored checkpoint holds of this task's very database."""
+        self._files[task] = SharedFiles()
+        self._files[task].restored(restored)
+
+    def add(self, snapshot: TakenSnapshot) -> None:
+        """Make a snapshot durable; it is acknowledged when it is."""
+        self._queue.append(_Pending(snapshot, now_ns()))
+
+    def step(self) -> bool:
+        """Do one slice of work; return whether more is waiting for the loop's thread."""
+        while self._uploading and self._finished(self._uploading[0]):
+            self._acknowledge(self._uploading.popleft())
+        if self._queue:
+            self._advance(self._queue[0])
+        return bool(self._queue)
+
+    @property
+    def is_uploading(self) -> bool:
+        """Whether the helper thread is at work, so that the loop should look again soon."""
+        return bool(self._uploading)
+
+    def abort(self, checkpoint_id: CheckpointId) -> None:
+        """Store nothing more for a checkpoint; what is frozen still becomes part of the state."""
+        for pending in (*self._queue, *self._uploading):
+            if pending.snapshot.checkpoint_id == checkpoint_id:
+                pending.is_aborted = True
+        with self._lock:
+            for files in self._files.values():
+                files.abort(checkpoint_id)
+
+    def complete(self, checkpoint_id: CheckpointId) -> None:
+        """Reuse from now on what this checkpoint stored."""
+        with self._lock:
+            for files in self._files.values():
+                files.complete(checkpoint_id)
+
+    def close(self) -> None:
+        """Wait for the file that is being stored, and drop the rest."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._queue.clear()
+        self._uploading.clear()
+
+    def _advance(self, pending: _Pending) -> None:
+        persist = pending.snapshot.persist
+        try:
+            if persist is not None and not persist.step():
+                return
+        except StateError as error:
+            assert persist is not None
+            persist.release()  # The rows stay, and go with the next snapshot; its files do not.
+            self._decline(self._queue.popleft(), str(error))
+            return
+        self._queue.popleft()
+        if persist is not None and pending.is_aborted:
+            persist.release()
+        elif persist is not None:
+            self._begin_upload(pending)
+            return
+        self._uploading.append(pending)
+
+    def _begin_upload(self, pending: _Pending) -> None:
+        pending.upload = self._pool.submit(self._store, pending.snapshot)
+        self._uploading.append(pending)
+
+    def _store(self, snapshot: TakenSnapshot) -> StateHandle:
+        """Store what is new; runs in the helper thread and touches nothing of the tasks."""
+        persist = snapshot.persist
+        assert persist is not None
+        handles, new_bytes = [], 0
+        for file in persist.files:
+            handle = self._reusable(snapshot.task.id, file)
+            if handle is None:
+                handle = self._writer.store(snapshot.checkpoint_id, snapshot.task.id, file)
+                new_bytes += handle.size_bytes
+                if file.is_shared:
+                    with self._lock:
+                        self._files[snapshot.task.id].stored(snapshot.checkpoint_id, handle)
+            handles.append(handle)
+        with self._lock:
+            shared = [h for h, f in zip(handles, persist.files, strict=True) if f.is_shared]
+            self._files[snapshot.task.id].used(snapshot.checkpoint_id, shared)
+        persist.release()
+        return StateHandle(
+            key_groups=snapshot.task.key_groups,
+            tables=persist.tables,
+            files=tuple(handles),
+            new_bytes=new_bytes,
+        )
+
+    def _reusable(self, task: TaskId, file: LocalFile) -> FileHandle | None:
+        if not file.is_shared:
+            return None
+        digest = self._hashes.sha256(file.path)
+        with self._lock:
+            return self._files[task].lookup(file.name, digest)
+
+    def _finished(self, pending: _Pending) -> bool:
+        return pending.upload is None or pending.upload.done()
+
+    def _acknowledge(self, pending: _Pending) -> None:
+        snapshot = pending.snapshot
+        try:
+            state = None if pending.upload is None else pending.upload.result()
+        except (StorageError, StateError) as error:
+            self._decline(pending, str(error))
+            return
+        if pending.is_aborted:
+            return
+        self._events.acknowledge(
+            snapshot.checkpoint_id,
+            TaskSnapshot(
+                task=snapshot.task.id,
+                operators=snapshot.operators,
+                subtask=snapshot.task.subtask,
+                is_ended=snapshot.is_ended,
+                state=state,
+                splits=snapshot.splits,
+                prepared=snapshot.prepared,
+                times=SnapshotTimes(
+                    alignment_ms=snapshot.alignment_ms,
+                    synchronous_ms=snapshot.synchronous_ms,
+                    durable_ms=(now_ns() - pending.started_ns) / 1e6,
+                ),
+            ),
+        )
+
+    def _decline(self, pending: _Pending, reason: str) -> None:
+        if not pending.is_aborted:
+            task, checkpoint_id = pending.snapshot.task.id, pending.snapshot.checkpoint_id
+            self._events.declined(task, checkpoint_id, reason)

@@ -1,0 +1,366 @@
+"""One task: takes batches from its channels or its source, runs its chain, routes what comes out.
+
+A dull driver: when a snapshot may be taken is the aligner's decision, whether a batch may leave the
+credit's, what must be committed the commit machine's. ``step`` does one batch and returns; it never
+waits. Whatever the task has to tell goes through ``TaskEvents``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from flowsnap.core.aligner import Action as Alignment
+from flowsnap.core.aligner import Aligner, Decline, Snapshot, Unblock
+from flowsnap.core.commit import SinkCommits
+from flowsnap.core.element import (
+    Active,
+    Barrier,
+    Batch,
+    Control,
+    Element,
+    EndOfInput,
+    Idle,
+    Watermark,
+)
+from flowsnap.core.graph import ChainSpec, TaskSpec
+from flowsnap.core.ids import ChannelId, CheckpointId, OperatorId, TaskId
+from flowsnap.core.manifest import PreparedOutput, SplitPosition
+from flowsnap.core.message import OperatorMetrics, TaskMetrics
+from flowsnap.core.task import InputEnds, TaskState, move
+from flowsnap.core.watermark import WatermarkMerger
+from flowsnap.failpoint import failpoint
+from flowsnap.runtime.chain import Chain, user_code
+from flowsnap.runtime.clock import now_ns
+from flowsnap.runtime.input import InputChannel, SourceInput
+from flowsnap.runtime.output import OutputChannel, Router
+from flowsnap.state.backend import Persist, StateBackend
+
+
+@dataclass(slots=True)
+class TakenSnapshot:
+    """The synchronous part of one task's snapshot: all that is left is to make it durable."""
+
+    checkpoint_id: CheckpointId
+    task: TaskSpec
+    operators: tuple[OperatorId, ...]
+    is_ended: bool
+    splits: tuple[SplitPosition, ...]
+    prepared: tuple[PreparedOutput, ...]
+    persist: Persist | None
+    alignment_ms: float
+    synchronous_ms: float
+
+
+class TaskEvents(Protocol):
+    """What a task tells its worker."""
+
+    def snapshot_taken(self, snapshot: TakenSnapshot) -> None:
+        """Make the snapshot durable, in slices, and acknowledge it."""
+
+    def declined(self, task: TaskId, checkpoint_id: CheckpointId, reason: str) -> None:
+        """Tell the job manager that this checkpoint cannot be had from this task."""
+
+    def ended(self, task: TaskId) -> None:
+        """Tell the job manager that the task has processed the end of its input."""
+
+    def committed(self, task: TaskId, checkpoint_id: CheckpointId) -> None:
+        """Tell the job manager that the sink has committed everything up to this checkpoint."""
+
+
+@dataclass(slots=True)
+class TaskParts:
+    """What a task is put together from; see ``runtime/deployment.py``."""
+
+    spec: TaskSpec
+    chain_spec: ChainSpec
+    chain: Chain
+    source: SourceInput | None
+    inputs: Sequence[InputChannel]
+    routers: Sequence[Router]
+    aligner: Aligner | None
+    state: StateBackend | None
+    commits: SinkCommits
+    is_ended: bool
+    linger_ms: int
+    resources: list[Any] = field(default_factory=list)
+
+
+class TaskRunner:
+    """Runs one task, a batch at a time, on the thread of its worker."""
+
+    def __init__(self, parts: TaskParts, events: TaskEvents) -> None:
+        self.spec = parts.spec
+        self.id = parts.spec.id
+        self.inputs = {channel.id: channel for channel in parts.inputs}
+        self.outputs: list[OutputChannel] = [c for r in parts.routers for c in r.channels]
+        self.state = TaskState.CREATED
+        self._parts = parts
+        self._chain = parts.chain
+        self._source = parts.source
+        self._routers = parts.routers
+        self._aligner = parts.aligner
+        self._blocked: set[ChannelId] = set() if parts.aligner is None else parts.aligner.blocked
+        self._state = parts.state
+        self._events = events
+        self._order = deque(parts.inputs)
+        self._ends = InputEnds(list(self.inputs))
+        self._watermarks = WatermarkMerger(list(self.inputs))
+        self._triggers: deque[CheckpointId] = deque()
+        self._last_output: Iterator[Batch] | None = None
+        self._is_stopped = False
+        self._has_partial = False
+        self._partial_since_ms = 0
+        self._busy_ns = 0
+        self._backpressured_ns = 0
+        self._blocked_since_ns = 0
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to run; grants the first credit."""
+        self.state = move(self.state, TaskState.RESTORING)
+        self.state = move(self.state, TaskState.RUNNING)
+        for channel in self.inputs.values():
+            channel.replenish()
+
+    def close(self) -> None:
+        """Release everything; what was not prepared is dropped."""
+        try:
+            if self._source is not None:
+                self._source.close()
+            self._chain.close()
+        finally:
+            if self._state is not None:
+                self._state.close()
+
+    # --- one step -----------------------------------------------------------------------------
+
+    def step(self, now_ms: int) -> bool:
+        """Do one batch, if there is one and its output may leave; return whether it did."""
+        if self._triggers and self.state is not TaskState.ENDING:
+            self._snapshot(self._triggers.popleft(), 0.0)
+            return True
+        if self._is_backpressured():
+            return False
+        if self._last_output is not None:
+            return self._drain(self._last_output)
+        worked = self._read(now_ms) if self._source is not None else self._consume(now_ms)
+        if self._has_partial and (not worked or now_ms >= self._partial_since_ms):
+            self._flush()
+        return worked
+
+    def next_step_ms(self, now_ms: int) -> int | None:
+        """Return when ``step`` is worth calling again without anything arriving; None: never."""
+        if self._source is None or self._source.is_exhausted or self._is_stopped:
+            return None
+        return max(now_ms, self._source.next_read_ms())
+
+    def waits_for(self) -> OperatorId | None:
+        """Return the operator whose missing credit holds this task back."""
+        return next((channel.target for channel in self.outputs if channel.backlog), None)
+
+    def _is_backpressured(self) -> bool:
+        for channel in self.outputs:
+            if channel.backlog:
+                if not self._blocked_since_ns:
+                    self._blocked_since_ns = now_ns()
+                return True
+        if self._blocked_since_ns:
+            self._backpressured_ns += now_ns() - self._blocked_since_ns
+            self._blocked_since_ns = 0
+        return False
+
+    def _read(self, now_ms: int) -> bool:
+        source = self._source
+        assert source is not None
+        if self.state is not TaskState.RUNNING or self._is_stopped:
+            return False
+        started = now_ns()
+        batch = source.read(now_ms)
+        if batch is not None:
+            self._process(batch, now_ms)
+        elif source.is_exhausted:
+            self._end()
+        self._busy_ns += now_ns() - started
+        return batch is not None or source.is_exhausted
+
+    def _consume(self, now_ms: int) -> bool:
+        for _ in range(len(self._order)):
+            channel = self._order[0]
+            self._order.rotate(-1)
+            if channel.queue and channel.id not in self._blocked:
+                started = now_ns()
+                self._take(channel, channel.queue.popleft(), now_ms)
+                self._busy_ns += now_ns() - started
+                return True
+        return False
+
+    def _take(self, channel: InputChannel, element: Element, now_ms: int) -> None:
+        match element:
+            case Batch():
+                self._process(element, now_ms)
+                channel.release()
+            case Barrier(checkpoint_id):
+                self._take_barrier(channel.id, checkpoint_id, now_ms)
+            case EndOfInput():
+                if self._ends.receive(channel.id):
+                    self._end()
+            case Watermark(timestamp_ms):
+                self._forward(self._watermarks.receive(channel.id, timestamp_ms))
+            case Idle():
+                self._forward(self._watermarks.idle(channel.id))
+            case Active():
+                self._forward(self._watermarks.active(channel.id))
+
+    def _process(self, batch: Batch, now_ms: int) -> None:
+        output = self._chain.process(batch)
+        if self._state is not None:
+            self._state.relieve()
+        if output is not None:
+            self._emit(output)
+            if not self._has_partial:
+                self._has_partial = True
+                self._partial_since_ms = now_ms + self._parts.linger_ms
+
+    # --- output -------------------------------------------------------------------------------
+
+    def _emit(self, batch: Batch) -> None:
+        for router in self._routers:
+            router.route(batch)
+
+    def _flush(self) -> None:
+        self._has_partial = False
+        for router in self._routers:
+            router.flush()
+
+    def _send_control(self, element: Control) -> None:
+        self._flush()
+        for channel in self.outputs:
+            channel.send(element)
+
+    def _forward(self, watermark_ms: int | None) -> None:
+        if watermark_ms is not None:
+            self._send_control(Watermark(watermark_ms))
+
+    # --- end of input -------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """Begin the last output; a task that had ended before the checkpoint has none left."""
+        self.state = move(self.state, TaskState.ENDING)
+        self._last_output = iter(()) if self._parts.is_ended else self._chain.end_input()
+
+    def _drain(self, last_output: Iterator[Batch]) -> bool:
+        started = now_ns()
+        batch = next(last_output, None)
+        if batch is not None:
+            self._emit(batch)
+        else:
+            self._last_output = None
+            self._send_control(EndOfInput())
+            self.state = move(self.state, TaskState.ENDED)
+            self._events.ended(self.id)
+        self._busy_ns += now_ns() - started
+        return True
+
+    # --- checkpoints --------------------------------------------------------------------------
+
+    def trigger(self, checkpoint_id: CheckpointId, *, is_final: bool) -> None:
+        """Have a source emit a barrier before its next batch; at a final one it stops reading."""
+        self._is_stopped = self._is_stopped or is_final
+        self._triggers.append(checkpoint_id)
+
+    def abort(self, checkpoint_id: CheckpointId, now_ms: int) -> None:
+        """Give a checkpoint up, whether its barriers have come or not."""
+        if checkpoint_id in self._triggers:
+            self._triggers.remove(checkpoint_id)
+        if self._aligner is not None:
+            self._carry_out(self._aligner.abort(checkpoint_id))
+
+    def complete(self, checkpoint_id: CheckpointId) -> None:
+        """Commit what the sink prepared up to a completed checkpoint."""
+        sink = self._chain.sink
+        if sink is None:
+            return
+        failpoint("sink.notify_recv")
+        due = self._parts.commits.due(checkpoint_id)
+        if due:
+            with user_code(self._parts.chain_spec.operators[-1], self.spec.subtask):
+                sink.commit([output.committable for output in due])
+        self._parts.commits.committed(checkpoint_id)
+        self._events.committed(self.id, checkpoint_id)
+
+    def _take_barrier(self, channel: ChannelId, checkpoint_id: CheckpointId, now_ms: int) -> None:
+        failpoint("ch.barrier_recv_first")
+        assert self._aligner is not None, "a source has no input channel"
+        self._carry_out(self._aligner.receive_barrier(channel, checkpoint_id, now_ms))
+
+    def _carry_out(self, actions: Sequence[Alignment]) -> None:
+        for action in actions:
+            match action:
+                case Snapshot(checkpoint_id, alignment_ms):
+                    failpoint("ch.aligned")
+                    self._snapshot(checkpoint_id, alignment_ms)
+                case Decline(checkpoint_id, reason):
+                    self._events.declined(self.id, checkpoint_id, reason)
+                case Unblock():
+                    pass  # ``blocked`` is the aligner's own set, which it has emptied.
+
+    def _snapshot(self, checkpoint_id: CheckpointId, alignment_ms: float) -> None:
+        failpoint("op.pre_snapshot")
+        for batch in self._chain.before_barrier():
+            self._emit(batch)
+        started = now_ns()
+        splits = () if self._source is None else self._source.positions()
+        failpoint("src.offset_recorded")
+        persist = None if self._state is None else self._state.freeze()
+        self._prepare(checkpoint_id)
+        synchronous_ms = (now_ns() - started) / 1e6
+        self._send_control(Barrier(checkpoint_id))
+        if self._source is not None:
+            failpoint("src.barrier_injected")
+        self._events.snapshot_taken(
+            TakenSnapshot(
+                checkpoint_id=checkpoint_id,
+                task=self.spec,
+                operators=self._parts.chain_spec.operators,
+                is_ended=self.state is TaskState.ENDED,
+                splits=splits,
+                prepared=self._parts.commits.pending(),
+                persist=persist,
+                alignment_ms=alignment_ms,
+                synchronous_ms=synchronous_ms,
+            )
+        )
+
+    def _prepare(self, checkpoint_id: CheckpointId) -> None:
+        sink = self._chain.sink
+        if sink is not None:
+            with user_code(self._parts.chain_spec.operators[-1], self.spec.subtask):
+                self._parts.commits.add(checkpoint_id, sink.prepare(checkpoint_id))
+
+    # --- metrics ------------------------------------------------------------------------------
+
+    def metrics(self) -> TaskMetrics:
+        """Return the totals since the attempt began."""
+        operators = [
+            OperatorMetrics(name, counter.records_in, counter.records_out)
+            for name, counter in self._chain.counters()
+        ]
+        done = total = 0
+        if self._source is not None:
+            read = self._source.records_read
+            operators.insert(0, OperatorMetrics(self._parts.chain_spec.operators[0], read, read))
+            done, total = self._source.progress()
+        waiting = now_ns() - self._blocked_since_ns if self._blocked_since_ns else 0
+        return TaskMetrics(
+            task=self.id,
+            operators=tuple(operators),
+            busy_ms=self._busy_ns / 1e6,
+            backpressured_ms=(self._backpressured_ns + waiting) / 1e6,
+            progress_done=done,
+            progress_total=total,
+            waits_for=self.waits_for() or "",
+        )

@@ -1,0 +1,325 @@
+"""One worker: its tasks, its channels, its part of every checkpoint.
+
+``step`` does a round: messages, arrivals, one batch of every task, a slice of snapshot work. It
+never waits and starts no thread, so that a process loop, the in-process loop and a simulated world
+can drive it. The first failure of anything ends the attempt here: the tasks are closed, the job
+manager is told once, and nothing more is done until it says what next. Around the round stands the
+second and last ``except Exception``: whatever happens in a worker reaches the job manager with its
+traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from flowsnap.core.element import Element
+from flowsnap.core.ids import AttemptId, ChannelId, CheckpointId, OperatorId, TaskId, WorkerId
+from flowsnap.core.manifest import TaskSnapshot
+from flowsnap.core.message import (
+    AbortCheckpoint,
+    Acknowledged,
+    Cancel,
+    Cancelled,
+    Committed,
+    CompleteCheckpoint,
+    Declined,
+    Deploy,
+    Deployed,
+    FromWorker,
+    Progress,
+    Shutdown,
+    Start,
+    TaskEnded,
+    TaskFailed,
+    ToWorker,
+    TriggerCheckpoint,
+)
+from flowsnap.errors import FlowsnapError, OperatorError
+from flowsnap.failpoint import failpoint
+from flowsnap.runtime.clock import Clock
+from flowsnap.runtime.deployment import Builder
+from flowsnap.runtime.input import InputChannel
+from flowsnap.runtime.output import OutputChannel
+from flowsnap.runtime.snapshot import Snapshotter
+from flowsnap.runtime.task import TakenSnapshot, TaskRunner
+from flowsnap.storage.writer import CheckpointWriter
+from flowsnap.transport.plane import Arrival, DataPlane
+
+PROGRESS_INTERVAL_MS = 200
+IDLE_MS = 100
+UPLOAD_POLL_MS = 2
+
+
+class ControlLink(Protocol):
+    """The worker's end of the control plane."""
+
+    def send(self, message: FromWorker) -> None:
+        """Send to the job manager; never waits."""
+
+    def receive(self) -> list[ToWorker]:
+        """Return what has come, in order."""
+
+
+class Worker:
+    """Runs the tasks of one worker, attempt after attempt.
+
+    ``load_code`` returns the operator templates of a deployment, ``make_plane`` the connections to
+    the other workers, ``make_writer`` access to the checkpoint store.
+    """
+
+    def __init__(
+        self,
+        id: WorkerId,
+        control: ControlLink,
+        clock: Clock,
+        *,
+        load_code: Callable[[Deploy], Mapping[OperatorId, Any]],
+        make_plane: Callable[[Deploy, WorkerId], DataPlane],
+        make_writer: Callable[[Deploy], CheckpointWriter],
+    ) -> None:
+        self.id = id
+        self.steps = 0
+        self.is_done = False
+        self.plane: DataPlane | None = None
+        self._control = control
+        self._clock = clock
+        self._load_code = load_code
+        self._make_plane = make_plane
+        self._make_writer = make_writer
+        self._attempt = AttemptId(0)
+        self._tasks: list[TaskRunner] = []
+        self._inputs: dict[ChannelId, InputChannel] = {}
+        self._outputs: dict[ChannelId, OutputChannel] = {}
+        self._by_id: dict[TaskId, TaskRunner] = {}
+        self._snapshots: Snapshotter | None = None
+        self._is_running = False
+        self._progress_at_ms = 0
+        self._positions_at_ms = 0
+        self._positions_interval_ms = 1000
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    def step(self) -> int:
+        """Do one round; return in how many ms to come back if nothing arrives before."""
+        self.steps += 1
+        task: TaskRunner | None = None
+        try:
+            for message in self._control.receive():
+                self._take(message)
+            if not self._is_running:
+                return IDLE_MS
+            self._receive()
+            now_ms, is_busy = self._clock.now_ms(), False
+            for task in self._tasks:
+                is_busy |= task.step(now_ms)
+            task = None
+            is_busy |= self._step_snapshots()
+            self._report(now_ms)
+        except Exception as error:  # the top of a worker: the job manager hears of everything
+            self._fail(task, error)
+            return 0
+        return 0 if is_busy else self._idle_ms(now_ms)
+
+    def _idle_ms(self, now_ms: int) -> int:
+        if self._snapshots is not None and self._snapshots.is_uploading:
+            return UPLOAD_POLL_MS
+        due = [at for task in self._tasks if (at := task.next_step_ms(now_ms)) is not None]
+        return max(0, min([*due, self._progress_at_ms, now_ms + IDLE_MS]) - now_ms)
+
+    def _receive(self) -> None:
+        if self.plane is None:
+            return
+        for arrived in self.plane.receive():
+            if isinstance(arrived, Arrival):
+                self._inputs[arrived.channel].receive(arrived.element)
+            else:
+                self._outputs[arrived.channel].grant(arrived.credits)
+
+    def _step_snapshots(self) -> bool:
+        return self._snapshots is not None and self._snapshots.step()
+
+    def _report(self, now_ms: int) -> None:
+        if now_ms < self._progress_at_ms:
+            return
+        self._progress_at_ms = now_ms + PROGRESS_INTERVAL_MS
+        metrics = tuple(task.metrics() for task in self._tasks)
+        self._control.send(Progress(attempt=self._attempt, worker=self.id, tasks=metrics))
+        if self.plane is not None and now_ms >= self._positions_at_ms:
+            self._positions_at_ms = now_ms + self._positions_interval_ms
+            self.plane.tell_positions(now_ms)
+
+    def drop(self) -> None:
+        """Close everything without telling anybody."""
+        self._close_attempt()
+        self.is_done = True
+
+    # --- messages -----------------------------------------------------------------------------
+
+    def _take(self, message: ToWorker) -> None:
+        match message:
+            case Deploy():
+                self._deploy(message)
+                return
+            case Shutdown():
+                self._close_attempt()
+                self.is_done = True
+                return
+            case Cancel():
+                self._close_attempt()
+                self._control.send(Cancelled(attempt=message.attempt, worker=self.id))
+                return
+            case _:
+                pass  # What is left belongs to a running attempt.
+        if message.attempt != self._attempt or not self._tasks:
+            return  # Of an attempt that has failed here meanwhile.
+        self._take_running(message)
+
+    def _take_running(self, message: ToWorker) -> None:
+        match message:
+            case Start():
+                self._start()
+            case TriggerCheckpoint(checkpoint_id=checkpoint_id, is_final=is_final):
+                for task in filter(lambda task: not task.inputs, self._tasks):
+                    task.trigger(checkpoint_id, is_final=is_final)
+            case CompleteCheckpoint(checkpoint_id=checkpoint_id):
+                self._complete(checkpoint_id)
+            case AbortCheckpoint(checkpoint_id=checkpoint_id):
+                self._abort(checkpoint_id)
+            case _:
+                pass  # Deploy, Cancel and Shutdown have been taken before.
+
+    def _complete(self, checkpoint_id: CheckpointId) -> None:
+        if self._snapshots is not None:
+            self._snapshots.complete(checkpoint_id)
+        for task in self._tasks:
+            task.complete(checkpoint_id)
+
+    def _abort(self, checkpoint_id: CheckpointId) -> None:
+        if self._snapshots is not None:
+            self._snapshots.abort(checkpoint_id)
+        for task in self._tasks:
+            task.abort(checkpoint_id, self._clock.now_ms())
+
+    # --- life of an attempt -------------------------------------------------------------------
+
+    def _deploy(self, deploy: Deploy) -> None:
+        self._close_attempt()
+        self._attempt = deploy.attempt
+        self._positions_interval_ms = deploy.config.heartbeat_interval_ms
+        writer = self._make_writer(deploy)
+        self._snapshots = Snapshotter(writer, self)
+        tasks = {task.id: task.worker for task in deploy.graph.tasks}
+        self._is_local_target = {
+            channel.id: tasks[channel.target] == self.id for channel in deploy.graph.channels
+        }
+        self._is_local_source = {
+            channel.id: tasks[channel.source] == self.id for channel in deploy.graph.channels
+        }
+        self.plane = self._make_plane(deploy, self.id) if deploy.graph.workers > 1 else None
+        if self.plane is not None:
+            self.plane.bind()
+        builder = Builder(deploy, self.id, self._load_code(deploy), writer)
+        for built in builder.build(self, self._deliver, self._grant):
+            task = built.runner
+            self._tasks.append(task)
+            self._by_id[task.id] = task
+            self._inputs.update(task.inputs)
+            self._outputs.update({channel.id: channel for channel in task.outputs})
+            self._snapshots.register(task.id, built.restored_files)
+        self._control.send(Deployed(attempt=self._attempt, worker=self.id))
+
+    def _start(self) -> None:
+        if self.plane is not None:
+            self.plane.connect()
+        self._is_running = True
+        for task in self._tasks:
+            task.start()
+        failpoint("rs.running")
+
+    def _close_attempt(self) -> None:
+        """Drop everything of the current attempt; an error while closing is not worth another."""
+        self._is_running = False
+        tasks, self._tasks = self._tasks, []
+        self._by_id, self._inputs, self._outputs = {}, {}, {}
+        if self._snapshots is not None:
+            self._snapshots.close()
+            self._snapshots = None
+        for task in tasks:
+            with contextlib.suppress(Exception):  # the attempt is over, and why is known already
+                task.close()
+        if self.plane is not None:
+            self.plane.close()
+            self.plane = None
+
+    def _fail(self, task: TaskRunner | None, error: Exception) -> None:
+        message = describe_failure(error, self._attempt, self.id, task.id if task else None)
+        self._close_attempt()
+        self._control.send(message)
+
+    # --- channels -----------------------------------------------------------------------------
+
+    def _deliver(self, channel: ChannelId, element: Element) -> int:
+        if self._is_local_target[channel]:
+            self._inputs[channel].receive(element)
+            return 0
+        assert self.plane is not None
+        try:
+            return self.plane.send(channel, element)
+        except TypeError as error:
+            source = self._outputs[channel].target
+            raise OperatorError(
+                f"a record on the way to operator {source!r} cannot travel: {error}",
+                operator=source,
+                subtask=-1,
+            ) from error
+
+    def _grant(self, channel: ChannelId, credits: int) -> None:
+        if self._is_local_source[channel]:
+            self._outputs[channel].grant(credits)
+        else:
+            assert self.plane is not None
+            self.plane.grant(channel, credits)
+
+    # --- what tasks and snapshots tell --------------------------------------------------------
+
+    def snapshot_taken(self, snapshot: TakenSnapshot) -> None:
+        assert self._snapshots is not None
+        self._snapshots.add(snapshot)
+
+    def declined(self, task: TaskId, checkpoint_id: CheckpointId, reason: str) -> None:
+        self._control.send(
+            Declined(attempt=self._attempt, checkpoint_id=checkpoint_id, task=task, reason=reason)
+        )
+
+    def ended(self, task: TaskId) -> None:
+        self._control.send(TaskEnded(attempt=self._attempt, task=task))
+
+    def committed(self, task: TaskId, checkpoint_id: CheckpointId) -> None:
+        self._control.send(Committed(attempt=self._attempt, checkpoint_id=checkpoint_id, task=task))
+
+    def acknowledge(self, checkpoint_id: CheckpointId, snapshot: TaskSnapshot) -> None:
+        self._control.send(
+            Acknowledged(attempt=self._attempt, checkpoint_id=checkpoint_id, snapshot=snapshot)
+        )
+        failpoint("op.ack_sent")
+
+
+def describe_failure(
+    error: Exception, attempt: AttemptId, worker: WorkerId, task: TaskId | None
+) -> TaskFailed:
+    """Return the message that tells the job manager of an error, with the user's own traceback."""
+    cause = error.__cause__ if isinstance(error, OperatorError) and error.__cause__ else error
+    is_ours = isinstance(error, FlowsnapError)
+    return TaskFailed(
+        attempt=attempt,
+        worker=worker,
+        task=task,
+        error_type=type(error).__name__,
+        message=str(error) if is_ours else f"{type(error).__name__}: {error}",
+        traceback="".join(traceback.format_exception(cause))[-20_000:],
+        notes=tuple(getattr(error, "__notes__", ())),
+        is_restartable=error.restartable if isinstance(error, FlowsnapError) else True,
+    )

@@ -1,0 +1,131 @@
+"""A worker's view of the checkpoint store: it stores and restores files, and decides nothing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Protocol
+
+from flowsnap.core.ids import AttemptId, CheckpointId, TaskId
+from flowsnap.core.manifest import FileHandle
+from flowsnap.core.retention import SHARED
+from flowsnap.errors import ManifestCorrupt, StorageError
+from flowsnap.failpoint import failpoint
+from flowsnap.storage import layout
+from flowsnap.storage.directory import DirectoryStore
+from flowsnap.storage.store import PIECE_BYTES, CheckpointStore, check_name, is_name
+
+
+class LocalFile(Protocol):
+    """A finished local file; ``is_shared``: immutable, and later checkpoints may refer to it."""
+
+    @property
+    def name(self) -> str:
+        """What it is called where it is used."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is immutable."""
+
+
+class CheckpointWriter:
+    """Stores the files of one attempt, and brings those of any checkpoint back.
+
+    Takes no lock: what it stores means nothing until a manifest lists it. ``store`` stands in for
+    the directory ``root``.
+    """
+
+    def __init__(
+        self, root: Path, attempt: AttemptId, store: CheckpointStore | None = None
+    ) -> None:
+        self._attempt = attempt
+        self._store = DirectoryStore(root) if store is None else store
+
+    def store(self, checkpoint_id: CheckpointId, task: TaskId, local: LocalFile) -> FileHandle:
+        """Store a file, durably, and return its handle. Every call stores anew.
+
+        Raises:
+            StorageError: it is not stored, or nobody knows: then it is in no manifest, and will be
+                collected. Also when a newer attempt has begun.
+        """
+        check_name(local.name)
+        self._check_fence(checkpoint_id)
+        if local.is_shared:
+            path = layout.shared_path(self._attempt, checkpoint_id, secrets.token_hex(8))
+        else:
+            path = layout.private_path(checkpoint_id, task, local.name)
+        with _translated(f"cannot read {local.path}"):
+            size_bytes, digest = _measure(local.path)
+        self._store.put_file(path, local.path)
+        if local.is_shared:
+            failpoint("op.file_stored")
+        return FileHandle(local.name, path, size_bytes, digest)
+
+    def restore(self, handles: Sequence[FileHandle], directory: Path) -> None:
+        """Make ``directory`` with the files of ``handles``: all of them, and verified, or nothing.
+
+        Shared files may be hard links: never write to them. ``directory`` must not exist, or be
+        empty; those above it are made.
+
+        Raises:
+            ManifestCorrupt: a file is missing or not what its handle says.
+            StorageError: the store or the local disk failed.
+        """
+        partial = directory.with_name(f"{directory.name}.partial")
+        with _translated(f"cannot restore into {directory}"):
+            directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(mode=0o700)
+            for handle in handles:
+                self._restore_file(handle, partial)
+            os.rename(partial, directory)
+
+    def _restore_file(self, handle: FileHandle, directory: Path) -> None:
+        if not is_name(handle.path) or not is_name(handle.name) or "/" in handle.name:
+            raise ManifestCorrupt(f"{handle.path!r} as {handle.name!r} is no stored file's name")
+        expected = f"expected {handle.size_bytes} bytes with sha256 {handle.sha256}"
+        if not self._store.exists(handle.path):
+            raise ManifestCorrupt(f"{handle.path} is missing: {expected}, found none")
+        path = directory / handle.name
+        is_immutable = handle.path.startswith(SHARED)
+        self._store.fetch(handle.path, path, is_immutable=is_immutable)
+        size_bytes, digest = _measure(path)
+        if (size_bytes, digest) != (handle.size_bytes, handle.sha256):
+            raise ManifestCorrupt(
+                f"{handle.path} is damaged: {expected}, found {size_bytes} bytes with {digest}"
+            )
+
+    def _check_fence(self, checkpoint_id: CheckpointId) -> None:
+        begun = [layout.attempt_of(file.name) for file in self._store.list(layout.ATTEMPTS)]
+        newest = max((attempt for attempt in begun if attempt is not None), default=None)
+        if newest is not None and newest > self._attempt:
+            raise StorageError(
+                f"a file of attempt {self._attempt} for checkpoint {checkpoint_id} is refused: "
+                f"attempt {newest} has begun"
+            )
+
+
+def _measure(path: Path) -> tuple[int, str]:
+    digest, size_bytes = sha256(), 0
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(PIECE_BYTES):
+            digest.update(piece)
+            size_bytes += len(piece)
+    return size_bytes, digest.hexdigest()
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{what}: {error.strerror or error}") from error

@@ -1,0 +1,150 @@
+"""Real processes, real kills: whatever dies and whenever, every record is counted once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from flowsnap.failpoint import POINTS
+from tests.acceptance import jobs
+from tests.acceptance.processes import Run, is_gone, until
+
+COUNT = 12_000
+IN_JOB_MANAGER = sorted(name for name in POINTS if name.startswith(("jm.", "gc.")))
+IN_WORKER = sorted(POINTS - set(IN_JOB_MANAGER))
+ON_RESTORE_ONLY = {"rs.files_verified", "rs.state_opened", "rs.manifest_read", "rs.recommitted"}
+DURING_SUBMISSION = {"rs.attempt_persisted", "rs.manifest_read"}  # these pass in the job manager
+FAST_WORKER = ["op.frozen", "sink.prepared", "sink.commit_called"]
+FAST_JOB_MANAGER = ["jm.manifest_renamed", "jm.notify_sent"]
+
+
+def finish(run: Run) -> str:
+    code, text = run.wait()
+    assert code == 0, text
+    jobs.assert_exactly_once(run.output, COUNT)
+    return text
+
+
+def rerun_until_done(directory: Path) -> str:
+    return finish(Run(directory, "--workers", "2"))
+
+
+def test_a_killed_worker_is_replaced_and_every_record_counts_once(tmp_path: Path) -> None:
+    run = Run(tmp_path, "--workers", "2")
+    until(lambda: len(run.checkpoints()) >= 2, "two checkpoints")
+
+    os.kill(run.workers()[1], signal.SIGKILL)
+
+    text = finish(run)
+    assert "was killed by SIGKILL" in text
+    assert "restored from checkpoint" in text
+
+
+def test_a_killed_job_manager_is_resumed_by_the_same_command(tmp_path: Path) -> None:
+    run = Run(tmp_path, "--workers", "2")
+    until(lambda: len(run.checkpoints()) >= 2, "two checkpoints")
+    workers = run.workers()
+
+    run.kill()
+    run.wait()
+
+    until(lambda: all(map(is_gone, workers)), "the workers to follow their parent")
+    assert "restored from checkpoint" in rerun_until_done(tmp_path)
+
+
+def test_when_all_are_killed_the_same_command_resumes(tmp_path: Path) -> None:
+    run = Run(tmp_path, "--workers", "2")
+    until(lambda: len(run.checkpoints()) >= 1, "a checkpoint")
+
+    for pid in [*run.workers(), run.process.pid]:
+        os.kill(pid, signal.SIGKILL)
+    run.wait()
+
+    rerun_until_done(tmp_path)
+
+
+def test_one_process_without_workers_is_resumed_too(tmp_path: Path) -> None:
+    run = Run(tmp_path, "--workers", "0")
+    until(lambda: len(run.checkpoints()) >= 2, "two checkpoints")
+    run.kill()
+    run.wait()
+
+    text = finish(Run(tmp_path, "--workers", "0"))
+    assert "restored from checkpoint" in text
+
+
+def test_a_job_is_resumed_with_another_number_of_workers(tmp_path: Path) -> None:
+    run = Run(tmp_path, "--workers", "1")
+    until(lambda: len(run.checkpoints()) >= 2, "two checkpoints")
+    run.kill()
+    run.wait()
+
+    again = Run(tmp_path, "--workers", "3")
+    until(lambda: len(again.checkpoints()) >= 3, "a checkpoint of three workers")
+    again.kill()
+    again.wait()
+
+    rerun_until_done(tmp_path)
+
+
+@pytest.mark.parametrize("point", FAST_WORKER)
+def test_a_worker_that_dies_at_a_protocol_step_loses_nothing(tmp_path: Path, point: str) -> None:
+    finish(Run(tmp_path, "--workers", "2", failpoints=f"{point}=kill@2,worker=1"))
+
+
+@pytest.mark.parametrize("point", FAST_JOB_MANAGER)
+def test_a_job_manager_that_dies_at_a_protocol_step_loses_nothing(
+    tmp_path: Path, point: str
+) -> None:
+    Run(tmp_path, "--workers", "2", failpoints=f"{point}=kill@2").wait()
+
+    rerun_until_done(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hit", [1, 3])
+@pytest.mark.parametrize("point", sorted(set(IN_WORKER) - set(FAST_WORKER) - DURING_SUBMISSION))
+def test_a_worker_may_die_at_any_protocol_step(tmp_path: Path, point: str, hit: int) -> None:
+    run = Run(tmp_path, "--workers", "2", failpoints=f"{point}=kill@{hit},worker=0")
+
+    text = finish(run)
+
+    if point not in ON_RESTORE_ONLY and hit == 1:
+        assert "was killed by SIGKILL" in text, f"{point} was never passed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", [*IN_JOB_MANAGER, *sorted(DURING_SUBMISSION)])
+def test_a_job_manager_may_die_at_any_protocol_step(tmp_path: Path, point: str) -> None:
+    first = Run(tmp_path, "--workers", "2", failpoints=f"{point}=kill")
+    first.wait()
+    assert first.process.returncode == -signal.SIGKILL, f"{point} was never passed"
+
+    rerun_until_done(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(f"kills/{seed}")
+    run = Run(tmp_path, "--workers", "2")
+    for _ in range(3):
+        wanted = len(run.checkpoints()) + chance.choice([0, 1, 1])
+        until(
+            lambda wanted=wanted: run.process.poll() is not None
+            or (len(run.workers()) == 2 and len(run.checkpoints()) >= min(wanted, 3)),
+            "the next victim",
+        )
+        victims = [*run.workers(), run.process.pid]
+        target = chance.choice([victims[:1], victims[1:2], victims[-1:], victims])
+        for pid in filter(lambda pid: not is_gone(pid), target):
+            os.kill(pid, signal.SIGKILL)
+        if run.process.pid in target:
+            run.wait()
+            run = Run(tmp_path, "--workers", "2")
+
+    finish(run)

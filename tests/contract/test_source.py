@@ -1,0 +1,169 @@
+"""What every source keeps: stopped anywhere and restored, it gives each record once, in order."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from flowsnap.connectors import FromIterable, Generator, JsonLinesFiles, TextFiles
+from flowsnap.core.operator import Source, Split, SplitReader
+from flowsnap.serialize import dump, load
+
+LINES = ["", "a", "längere Zeile €", "b\x0bc", *map(str, range(60)), "last\r"]
+TEXT = "\n".join(LINES).encode()
+NUMBERS = list(range(40))
+JSON = b"\n".join(b'{"n": %d}\r\n' % n for n in NUMBERS)
+
+Make = Callable[[Path], tuple[Source, list[Any]]]
+
+
+def text(name: str, data: bytes, **settings: Any) -> Make:
+    def make(directory: Path) -> tuple[Source, list[Any]]:
+        (directory / name).write_bytes(data)
+        return TextFiles(directory, batch_bytes=7, **settings), LINES
+
+    return make
+
+
+def json_lines(directory: Path) -> tuple[Source, list[Any]]:
+    (directory / "in.jsonl").write_bytes(JSON)
+    source = JsonLinesFiles(directory, batch_bytes=11, split_bytes=50, type=dict[str, int])
+    return source, [{"n": n} for n in NUMBERS]
+
+
+def several_files(directory: Path) -> tuple[Source, list[Any]]:
+    for name in ("a", "b", "c"):
+        (directory / name).write_text(f"{name}1\n{name}2")
+    return TextFiles(directory, batch_bytes=1), ["a1", "a2", "b1", "b2", "c1", "c2"]
+
+
+SOURCES: dict[str, Make] = {
+    "text": text("in.txt", TEXT),
+    "text in ranges": text("in.txt", TEXT, split_bytes=10),
+    "text in tiny ranges": text("in.txt", TEXT, split_bytes=1),
+    "text with carriage returns": text("in.txt", TEXT.replace(b"\n", b"\r\n"), split_bytes=10),
+    "text with a mark": text("in.txt", b"\xef\xbb\xbf" + TEXT, split_bytes=10),
+    "gzip": text("in.gz", gzip.compress(TEXT)),
+    "several files": several_files,
+    "json lines": json_lines,
+    "generator": lambda _: (Generator(str, 7), [str(n) for n in range(7)]),
+    "strides": lambda _: (Generator(int, 11, splits=3), [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8]),
+    "list": lambda _: (FromIterable(NUMBERS), NUMBERS),
+    "function": lambda _: (FromIterable(lambda: iter(NUMBERS)), NUMBERS),
+}
+
+
+@pytest.fixture(params=list(SOURCES.values()), ids=list(SOURCES))
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Source, list[Any]]:
+    """Return a source and its records, split after split."""
+    made: tuple[Source, list[Any]] = request.param(tmp_path)
+    return made
+
+
+def task_copy(source: Source) -> Source:
+    """Return the source as a task on another worker has it."""
+    loaded: Source = load(dump(source))
+    return copy.copy(loaded)
+
+
+def sent(value: Any) -> Any:
+    """Return a value as it comes out of a manifest."""
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
+def drain(reader: SplitReader) -> list[Any]:
+    with closing(reader):
+        values = []
+        while (batch := reader.read(2)) is not None:
+            values += batch.values
+        return values
+
+
+def stops(source: Source, split: Split) -> list[tuple[list[Any], Any]]:
+    """Return, for every place a checkpoint may come, the records before it and the position."""
+    with closing(source.open_split(split, None)) as reader:
+        found: list[tuple[list[Any], Any]] = [([], reader.position())]
+        while (batch := reader.read(2)) is not None:
+            found.append((found[-1][0] + batch.values, reader.position()))
+        return found
+
+
+def test_all_splits_together_give_every_record_once_in_order(
+    case: tuple[Source, list[Any]],
+) -> None:
+    source, expected = case
+
+    read = [drain(source.open_split(split, None)) for split in source.splits(1)]
+
+    assert [value for values in read for value in values] == expected
+
+
+def test_parallel_splits_give_every_record_once(case: tuple[Source, list[Any]]) -> None:
+    source, expected = case
+
+    read = [value for split in source.splits(4) for value in drain(source.open_split(split, None))]
+
+    assert sorted(read, key=repr) == sorted(expected, key=repr)
+
+
+@pytest.mark.parametrize("parallelism", [1, 4])
+def test_restored_at_any_position_it_goes_on_with_the_next_record(
+    case: tuple[Source, list[Any]], parallelism: int
+) -> None:
+    source, _ = case
+    for split in source.splits(parallelism):
+        whole = drain(source.open_split(split, None))
+        for before, position in stops(source, split):
+            reader = task_copy(source).open_split(sent_split(split), sent(position))
+
+            assert before + drain(reader) == whole
+
+
+def sent_split(split: Split) -> Split:
+    return msgspec.convert(sent(msgspec.to_builtins(split)), Split)
+
+
+def test_position_does_not_change_without_a_read(case: tuple[Source, list[Any]]) -> None:
+    source, _ = case
+    for split in source.splits(4):
+        for _, position in stops(source, split):
+            with closing(source.open_split(split, position)) as reader:
+                assert reader.position() == position
+
+
+def test_end_stays_the_end(case: tuple[Source, list[Any]]) -> None:
+    source, _ = case
+    for split in source.splits(1):
+        with closing(source.open_split(split, stops(source, split)[-1][1])) as reader:
+            assert [reader.read(2), reader.read(2)] == [None, None]
+
+
+def test_splits_are_the_same_each_time_and_have_names_of_their_own(
+    case: tuple[Source, list[Any]],
+) -> None:
+    source, _ = case
+
+    splits = source.splits(4)
+
+    assert splits == task_copy(source).splits(4)
+    assert len({split.id for split in splits}) == len(splits)
+
+
+def test_progress_never_falls_and_ends_at_the_size(case: tuple[Source, list[Any]]) -> None:
+    source, _ = case
+    for split in source.splits(1):
+        with closing(source.open_split(split, None)) as reader:
+            seen = [reader.progress() or 0]
+            while reader.read(2) is not None:
+                seen.append(reader.progress() or 0)
+            seen.append(reader.progress() or 0)
+
+        assert seen == sorted(seen)
+        assert split.size is None or seen[-1] == split.size
