@@ -31,7 +31,7 @@ TOTAL_BYTES, TOTAL_BYTES_QUICK = 2 * 2**30, 256 * 2**20
 
 
 class Task(NamedTuple):
-    """``messages`` of ``payload_bytes`` each, in ``records`` records; the socket is in ``directory``."""
+    """``messages`` of ``payload_bytes`` each, in ``records`` records, by a socket in a folder."""
 
     directory: str
     payload_bytes: int

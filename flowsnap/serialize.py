@@ -32,7 +32,7 @@ def dump(value: object) -> bytes:
     try:
         return pickle.dumps(value, PROTOCOL)
     except (pickle.PicklingError, AttributeError, TypeError):
-        return cloudpickle.dumps(value, PROTOCOL)
+        return bytes(cloudpickle.dumps(value, PROTOCOL))
 
 
 def load(data: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
@@ -56,7 +56,7 @@ def dump_code(value: object, by_value: Iterable[str] = ()) -> bytes:
         cloudpickle.register_pickle_by_value(module)
     try:
         classes = {name: _own_classes(sys.modules[name]) for name in names}
-        return cloudpickle.dumps((classes, value), PROTOCOL)
+        return bytes(cloudpickle.dumps((classes, value), PROTOCOL))
     except Exception as error:
         raise ConfigError(f"the pipeline cannot be pickled: {error}").hint(
             "a lock, an open file or a connection cannot travel to a worker: open it in the "

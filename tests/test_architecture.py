@@ -83,7 +83,7 @@ def layer_of(name: str) -> str:
     """Return the layer of an imported ``flowsnap...`` name; "flowsnap" for the public names."""
     parts = name.split(".")
     if name == "flowsnap.__version__":
-        return "errors"  # Set before anything is imported, so that every layer may ask for it.
+        return "errors"  # A constant of the package: no layer above is reached through it.
     return parts[1] if len(parts) > 1 and parts[1] in MAY_IMPORT else "flowsnap"
 
 

@@ -60,13 +60,11 @@ def run_command(
     }
     config = job_config(parse_settings(parse_pairs(settings, "--set")) | own)
     restore = _restore(options)
-    loaded = load(target, parse_pairs(arguments, "--arg"))
-    definition = loaded.definition(max(config.workers, 1))
+    pipeline = load(target, parse_pairs(arguments, "--arg"))
+    definition = pipeline.definition(max(config.workers, 1))
     from flowsnap.runtime.job import start_job  # noqa: PLC0415 - keeps other commands light
 
-    handle = start_job(
-        definition, config, state_dir=state_dir, restore=restore, in_thread=False
-    )
+    handle = start_job(definition, config, state_dir=state_dir, restore=restore, in_thread=False)
     result = follow(handle, quiet=quiet, state_dir=state_dir)
     return DONE if result.state == "finished" else INTERRUPTED
 

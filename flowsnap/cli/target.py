@@ -9,7 +9,6 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,29 +16,13 @@ from typing import Any, TypeVar
 from flowsnap.api.pipeline import Pipeline
 from flowsnap.cli.arguments import convert_arguments
 from flowsnap.errors import ConfigError, FlowsnapError
-from flowsnap.runtime.definition import PipelineDefinition
 
 T = TypeVar("T")
 
 DEFAULT_NAME = "pipeline"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A pipeline, and the module that must travel to the workers by value, if there is one."""
-
-    pipeline: Pipeline
-    module: str | None = None
-
-    def definition(self, parallelism: int) -> PipelineDefinition:
-        """Return what is submitted: see ``Pipeline.definition``."""
-        definition = self.pipeline.definition(parallelism)
-        if self.module is None or self.module in definition.modules:
-            return definition
-        return replace(definition, modules=(*definition.modules, self.module))
-
-
-def load(target: str, arguments: Mapping[str, str]) -> Target:
+def load(target: str, arguments: Mapping[str, str]) -> Pipeline:
     """Return what ``target`` names; ``arguments`` go to the function that makes the pipeline.
 
     A file is loaded as a module under its stem, and its classes and functions travel to the workers
@@ -54,7 +37,9 @@ def load(target: str, arguments: Mapping[str, str]) -> Target:
     is_file = place.endswith(".py")
     module = _load_file(Path(place)) if is_file else _load_module(place)
     pipeline = _make(_find(module, name or DEFAULT_NAME, place), arguments, place)
-    return Target(pipeline, module.__name__ if is_file else None)
+    if is_file and module.__name__ not in pipeline.modules:
+        pipeline.modules = (*pipeline.modules, module.__name__)
+    return pipeline
 
 
 def _add_path(directory: Path) -> None:

@@ -12,14 +12,14 @@ from flowsnap.connectors.parts import (
     Part,
     PartWriter,
     committed_parts,
+    operator_tag,
     remove_files,
-    tag,
     translated,
 )
 from flowsnap.core.element import Batch
 from flowsnap.core.ids import CheckpointId
 from flowsnap.core.operator import Sink, SinkContext, Submission
-from flowsnap.errors import ConfigError, StorageError
+from flowsnap.errors import ConfigError, LocalProtocolError, StorageError
 from flowsnap.serialize import dump, load
 
 SUFFIX = ".batches"
@@ -59,7 +59,7 @@ class Collect(Sink):
         self._submission = submission
         self._loaded, self._is_finished = {}, False
         self._directory = os.path.join(
-            os.path.abspath(submission.job_directory), "collect", tag(submission.operator)
+            os.path.abspath(submission.job_directory), "collect", operator_tag(submission.operator)
         )
         try:
             os.makedirs(self._directory, exist_ok=True)
@@ -76,6 +76,10 @@ class Collect(Sink):
         self._is_finished = True
 
     def open(self, context: SinkContext) -> None:
+        if not self._directory:
+            raise LocalProtocolError(
+                f"Collect {context.operator!r} was copied to a task before it was submitted"
+            )
         self._parts = PartWriter(self._directory, context, SUFFIX, is_hashed=True)
 
     def write(self, batch: Batch) -> None:

@@ -23,12 +23,14 @@ class Generator(Source):
 
     ``fn`` must return the same record for the same number, because records are made again after a
     failure. Split k of n makes the records k, k + n, k + 2n, ...; ``splits`` is n, and by default
-    one per subtask: give it if the job may be restored with another parallelism. ``rate`` is in
-    records per second, over all splits; ``clock`` is monotonic, in seconds.
+    one per subtask when the job first starts. ``rate`` is in records per second, over all splits;
+    ``clock`` is monotonic, in seconds.
 
     Raises:
         ConfigError: an argument is out of its range.
     """
+
+    discovers = False
 
     def __init__(
         self,

@@ -25,6 +25,8 @@ class FromIterable(Source):
         ConfigError: it can be iterated only once, in no stable order, or not at all.
     """
 
+    discovers = False
+
     def __init__(self, values: Values) -> None:
         self.values = _checked(values)
 

@@ -16,8 +16,8 @@ from flowsnap.connectors.parts import (
     PartWriter,
     remove_files,
     remove_uncommitted,
+    run_tag,
     run_tag_of,
-    tag,
     translated,
 )
 from flowsnap.core.element import Batch
@@ -159,9 +159,9 @@ class JsonLinesFiles(LineFiles, Sink):
         remove_uncommitted(directory, submission.former_run_ids)
         if self.existing == "append":
             return
-        former = {tag(run_id) for run_id in submission.former_run_ids}
+        former = {run_tag(run_id) for run_id in submission.former_run_ids}
         found = fnmatch.filter(os.listdir(directory), f"part-*{SUFFIX}")
-        parts = [name for name in found if run_tag_of(name) != tag(submission.run_id)]
+        parts = [name for name in found if run_tag_of(name) != run_tag(submission.run_id)]
         foreign = [name for name in parts if run_tag_of(name) not in former]
         if foreign and self.existing == "error":
             raise ConfigError(

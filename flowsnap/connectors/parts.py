@@ -23,14 +23,15 @@ from flowsnap.core.operator import SinkContext
 from flowsnap.errors import StorageError
 from flowsnap.failpoint import failpoint
 
-_PLAIN = re.compile(r"[a-z0-9_]{1,40}")
+_PLAIN_RUN = re.compile(r"[a-z0-9_]{1,40}")
+_PLAIN_OPERATOR = re.compile(r"[a-z0-9_-]{1,64}")
 _FINAL = re.compile(
-    r"part-(?P<run>[a-z0-9_.]+)-(?P<operator>[a-z0-9_.]+)-(?P<subtask>\d{5,})"
-    r"-(?P<checkpoint>\d{8,})(?:-(?P<sha256>[0-9a-f]{64}))?(?P<suffix>\.[a-z]+)"
+    r"part-(?P<run>[a-z0-9_.]+)-(?P<operator>[a-z0-9_.-]+)-(?P<subtask>\d{5,9})"
+    r"-(?P<checkpoint>\d{8,18})(?:-(?P<sha256>[0-9a-f]{64}))?(?P<suffix>\.[a-z]+)"
 )
 _TEMPORARY = re.compile(
-    r"\.part-(?P<run>[a-z0-9_.]+)-(?P<operator>[a-z0-9_.]+)-(?P<subtask>\d{5,})"
-    r"-(?P<attempt>\d+)-(?P<number>\d{8,})(?P<suffix>\.[a-z]+)\.tmp"
+    r"\.part-(?P<run>[a-z0-9_.]+)-(?P<operator>[a-z0-9_.-]+)-(?P<subtask>\d{5,9})"
+    r"-(?P<attempt>\d{1,18})-(?P<number>\d{8,18})(?P<suffix>\.[a-z]+)\.tmp"
 )
 
 
@@ -59,8 +60,8 @@ class PartWriter:
     ) -> None:
         self._directory = directory
         self._attempt = context.attempt
-        self._run = tag(context.run_id)
-        self._operator = tag(context.operator)
+        self._run = run_tag(context.run_id)
+        self._operator = operator_tag(context.operator)
         self._prefix = f"part-{self._run}-{self._operator}-{context.subtask:05}"
         self._suffix = suffix
         self._is_hashed = is_hashed
@@ -167,13 +168,29 @@ class PartWriter:
         return match["run"] == self._run and match["operator"] == self._operator
 
 
-def tag(name: str) -> str:
-    """Return ``name`` as a stable piece of a file name, different for different names.
+def run_tag(run_id: str) -> str:
+    """Return a run's id as a piece of a file name: without a hyphen, which parts the pieces."""
+    return _tag(run_id, _PLAIN_RUN)
+
+
+def operator_tag(operator: str) -> str:
+    """Return an operator's name as a piece of a file name."""
+    return _tag(operator, _PLAIN_OPERATOR)
+
+
+def run_tag_of(name: str) -> str | None:
+    """Return the tag of the run that committed a part, or None where the name is foreign."""
+    match = _FINAL.fullmatch(name)
+    return None if match is None else match["run"]
+
+
+def _tag(name: str, plain: re.Pattern[str]) -> str:
+    """Return a stable piece of a file name, different for different names.
 
     A name that is not short, lower-case and plain gets a hash, because it might not be a file name,
     or be the same as another one where the file system does not know case.
     """
-    if _PLAIN.fullmatch(name):
+    if plain.fullmatch(name):
         return name
     readable = re.sub(r"[^a-z0-9_]+", "_", name.lower())[:24]
     return f"{readable}.{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
@@ -181,18 +198,12 @@ def tag(name: str) -> str:
 
 def committed_parts(directory: str, run_id: str, operator: str, suffix: str) -> list[Part]:
     """Return the committed parts of one operator in one life of its job, in order."""
-    run, operator = tag(run_id), tag(operator)
+    run, operator = run_tag(run_id), operator_tag(operator)
     return sorted(
         Part(int(match["checkpoint"]), int(match["subtask"]), match[0], match["sha256"])
         for match in _matching(_FINAL, directory)
         if (match["run"], match["operator"], match["suffix"]) == (run, operator, suffix)
     )
-
-
-def run_tag_of(name: str) -> str | None:
-    """Return the tag of the run that committed a part, or None where the name is foreign."""
-    match = _FINAL.fullmatch(name)
-    return None if match is None else match["run"]
 
 
 def remove_files(directory: str, names: Sequence[str]) -> None:
@@ -205,9 +216,11 @@ def remove_files(directory: str, names: Sequence[str]) -> None:
 
 def remove_uncommitted(directory: str, run_ids: Sequence[str], operator: str | None = None) -> None:
     """Remove what these lives of a job left uncommitted, of one operator or of all."""
-    runs = {tag(run_id) for run_id in run_ids}
+    runs = {run_tag(run_id) for run_id in run_ids}
     for match in _matching(_TEMPORARY, directory):
-        if match["run"] in runs and (operator is None or match["operator"] == tag(operator)):
+        if match["run"] in runs and (
+            operator is None or match["operator"] == operator_tag(operator)
+        ):
             _remove(directory, match[0])
 
 

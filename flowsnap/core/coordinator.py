@@ -269,8 +269,8 @@ class CheckpointCoordinator:
                 actions += self._decline(checkpoint_id, task, reason)
             case ManifestWritten():
                 actions += self._complete(now_ms)
-            case ManifestFailed(_, message):
-                actions += self._fail(f"the manifest was not written: {message}")
+            case _:  # ManifestFailed
+                actions += self._fail(f"the manifest was not written: {event.message}")
         return actions + self._trigger_if_due(now_ms)
 
     def next_deadline_ms(self) -> int | None:

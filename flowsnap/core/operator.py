@@ -322,6 +322,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     is_fresh: bool
     former_run_ids: tuple[str, ...] = ()
+    restored_from: CheckpointId | None = None
 
 
 class Source:

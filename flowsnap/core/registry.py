@@ -52,6 +52,7 @@ class SharedFiles:
         self._newest_complete = CheckpointId(0)
         self._stored: dict[CheckpointId, set[FileHandle]] = {}
         self._used: dict[CheckpointId, _Files] = {}  # acknowledged, fate unknown
+        self._aborted: set[CheckpointId] = set()
 
     def restored(self, handles: Iterable[FileHandle]) -> None:
         """Take the files of the restored checkpoint that this task has locally, by their names."""
@@ -66,7 +67,7 @@ class SharedFiles:
 
     def stored(self, checkpoint_id: CheckpointId, handle: FileHandle) -> None:
         """Note that a file has been stored for a checkpoint."""
-        if checkpoint_id > self._newest_complete:  # Else it was overtaken while it was storing.
+        if not self._is_over(checkpoint_id):
             self._stored.setdefault(checkpoint_id, set()).add(handle)
 
     def used(self, checkpoint_id: CheckpointId, handles: Iterable[FileHandle]) -> None:
@@ -75,8 +76,8 @@ class SharedFiles:
         Raises:
             LocalProtocolError: one was neither stored for it nor is it certain to stay.
         """
-        if checkpoint_id <= self._newest_complete:
-            return  # Overtaken while it was storing: nobody waits for it any more.
+        if self._is_over(checkpoint_id):
+            return
         files, stored = _by_key(handles), self._stored.get(checkpoint_id, set())
         for key, handle in files.items():
             if handle not in stored and self._committed.get(key) != handle:
@@ -96,17 +97,26 @@ class SharedFiles:
         # A complete checkpoint subsumes the older ones, whether their fate was ever told or not.
         self._stored = {id_: some for id_, some in self._stored.items() if id_ > checkpoint_id}
         self._used = {id_: some for id_, some in self._used.items() if id_ > checkpoint_id}
+        self._aborted = {id_ for id_ in self._aborted if id_ > checkpoint_id}
 
     def abort(self, checkpoint_id: CheckpointId) -> None:
         """Forget a checkpoint: what was stored for it alone may be deleted at any time."""
-        self._stored.pop(checkpoint_id, None)
-        self._used.pop(checkpoint_id, None)
+        if not self._is_over(checkpoint_id):
+            self._aborted.add(checkpoint_id)
+            self._stored.pop(checkpoint_id, None)
+            self._used.pop(checkpoint_id, None)
 
     def check(self) -> None:
         """Assert the invariants of this machine."""
-        assert all(checkpoint_id > self._newest_complete for checkpoint_id in self._stored)
-        assert all(checkpoint_id > self._newest_complete for checkpoint_id in self._used)
+        undecided = self._stored.keys() | self._used.keys() | self._aborted
+        assert all(checkpoint_id > self._newest_complete for checkpoint_id in undecided)
+        assert self._aborted.isdisjoint(self._stored.keys() | self._used.keys())
         assert self._committed == _by_key(self._committed.values())
+
+    def _is_over(self, checkpoint_id: CheckpointId) -> bool:
+        # Storing takes a while: meanwhile the checkpoint may have been aborted, or a newer one may
+        # be complete. Nobody waits for it any more.
+        return checkpoint_id <= self._newest_complete or checkpoint_id in self._aborted
 
 
 def _by_key(handles: Iterable[FileHandle]) -> _Files:

@@ -91,6 +91,10 @@ class RestartPolicy:
 
 
 def _check(config: Restart) -> None:
+    if config.strategy not in _STRATEGIES:
+        raise ConfigError(f"restart.strategy: there is no {config.strategy!r}").hint(
+            f"use one of {', '.join(_STRATEGIES)}"
+        )
     for name, least in _LEAST.items():
         value = getattr(config, name)
         if value < least:
@@ -104,6 +108,8 @@ def _check(config: Restart) -> None:
             f"restart.delay_ms: {config.delay_ms} is more than delay_ms_max {config.delay_ms_max}"
         )
 
+
+_STRATEGIES = ("exponential", "fixed", "rate", "none")
 
 _LEAST = {
     "attempts_max": 0,

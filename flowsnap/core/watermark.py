@@ -42,11 +42,12 @@ MAX_WATERMARK = 2**63 - 1
 
 
 class WatermarkMerger:
-    """The event time of one task. ``current`` is the merged watermark, in ms since the epoch."""
+    """The event time of one task. ``current`` is the merged watermark, in ms since the epoch.
+
+    Without channels, in a source, it stays where it is.
+    """
 
     def __init__(self, channels: Collection[ChannelId]) -> None:
-        if not channels:
-            raise LocalProtocolError("a task without inputs has no watermarks to merge")
         self.current = MIN_WATERMARK
         self._watermarks = dict.fromkeys(channels, MIN_WATERMARK)
         self._idle: set[ChannelId] = set()
@@ -91,20 +92,23 @@ class WatermarkMerger:
         """Assert the invariants of this machine."""
         marks = self._watermarks
         assert self._idle <= marks.keys()
-        assert MIN_WATERMARK <= self.current <= max(marks.values())
+        assert MIN_WATERMARK <= self.current <= max(marks.values(), default=MIN_WATERMARK)
 
     def _admit(self, channel: ChannelId) -> None:
         if channel not in self._watermarks:
             raise LocalProtocolError(f"event time came in unknown channel {channel}")
 
     def _advance(self) -> int | None:
-        if self.is_idle:
+        if not self._idle:
+            merged = min(self._watermarks.values())
+        elif self.is_idle:
             return None
-        merged = min(
-            mark
-            for channel, mark in self._watermarks.items()
-            if mark == MAX_WATERMARK or channel not in self._idle
-        )
+        else:
+            merged = min(
+                mark
+                for channel, mark in self._watermarks.items()
+                if mark == MAX_WATERMARK or channel not in self._idle
+            )
         if merged <= self.current:
             return None
         self.current = merged

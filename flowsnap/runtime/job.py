@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
+import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
 
 from flowsnap.config import JobConfig
-from flowsnap.core.graph import build_execution_graph, validate
+from flowsnap.core.graph import ExecutionGraph, build_execution_graph, validate
 from flowsnap.core.ids import WorkerId
-from flowsnap.errors import JobFailed
-from flowsnap.runtime.attempt import CodeBlob
 from flowsnap.runtime.clock import SystemClock
 from flowsnap.runtime.definition import PipelineDefinition, pickle_definition
 from flowsnap.runtime.job_manager import JobManager, Surroundings
@@ -23,7 +22,6 @@ from flowsnap.runtime.launcher import ProcessLauncher
 from flowsnap.runtime.local import LocalLauncher
 from flowsnap.runtime.recovery import Recovery
 from flowsnap.runtime.status import JobResult, JobStatus
-from flowsnap.serialize import code_sha256
 from flowsnap.storage.job_directory import JobDirectory
 from flowsnap.transport.control import ControlServer, MemoryControl
 
@@ -82,12 +80,13 @@ class _Driver:
     """The loop around a job manager, in whichever thread it is run."""
 
     def __init__(
-        self, manager: JobManager, recovery: Recovery, local: LocalLauncher | None
+        self, manager: JobManager, recovery: Recovery, step_local: Callable[[], int] | None
     ) -> None:
         self._manager = manager
         self._recovery = recovery
-        self._local = local
+        self._step_local = step_local
         self._server: ControlServer | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._error: BaseException | None = None
         self._result: JobResult | None = None
         self._is_started = False
@@ -106,9 +105,9 @@ class _Driver:
     def request_cancel(self) -> None:
         self._manager.request_cancel()
 
-    def listen(self, server: ControlServer) -> None:
-        """Sleep on this server's socket between rounds."""
-        self._server = server
+    def listen(self, server: ControlServer, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        """Sleep on this server's socket between rounds, and end its context with the job."""
+        self._server, self._context = server, context
 
     def run(self, timeout_s: float | None = None) -> None:
         """Run the job to its end, or for ``timeout_s``."""
@@ -141,8 +140,8 @@ class _Driver:
         wait_ms = self._manager.step()
         if self._manager.is_done:
             return
-        if self._local is not None:
-            wait_ms = min(wait_ms, self._local.step())
+        if self._step_local is not None:
+            wait_ms = min(wait_ms, self._step_local())
             if wait_ms:
                 time.sleep(wait_ms / 1000)
         elif wait_ms and self._server is not None:
@@ -164,6 +163,8 @@ class _Driver:
                 self._recovery.finish()
         finally:
             self._manager.close()
+            if self._context is not None:
+                self._context.destroy(linger=0)
             self.is_closed = True
 
 
@@ -187,16 +188,39 @@ def start_job(
     """
     validate(definition.graph)
     graph = build_execution_graph(definition.graph, config.workers)
-    scratch = Path(tempfile.mkdtemp(prefix="flowsnap-"))  # mkdtemp makes it 0700
-    blob = pickle_definition(definition) if config.workers else b""
-    code_path = scratch / "code.pkl"
-    code_path.write_bytes(blob)
-    directory = JobDirectory.open(state_dir or scratch / "state", definition.graph.name)
-    code = CodeBlob(str(code_path), code_sha256(blob))
-    recovery = Recovery(directory, definition, code, scratch, restore)
+    if config.workers:
+        pickle_definition(definition)  # what cannot travel is found before anything is touched
+    scratch = Path(tempfile.mkdtemp(prefix="flowsnap-"))  # which mkdtemp makes 0700
+    try:
+        directory = JobDirectory.open(state_dir or scratch / "state", definition.graph.name)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    recovery = Recovery(directory, definition, scratch, restore)
     try:
         recovery.submit()
+        if config.workers:
+            recovery.publish_code(pickle_definition(definition))
+        driver = _driver(definition, config, graph, recovery)
     except BaseException:
         recovery.close()
         raise
-    return JobHandle(_driver(definition, config, graph, recovery, scratch), in_thread=in_thread)
+    return JobHandle(driver, in_thread=in_thread)
+
+
+def _driver(
+    definition: PipelineDefinition, config: JobConfig, graph: ExecutionGraph, recovery: Recovery
+) -> _Driver:
+    clock = SystemClock()
+    if not config.workers:
+        memory = MemoryControl()
+        local = LocalLauncher(memory, definition, clock)
+        around = Surroundings(clock, memory.server, local, recovery)
+        return _Driver(JobManager(graph, config, around), recovery, local.step)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    launcher = ProcessLauncher(recovery.scratch, config.heartbeat_interval_ms)
+    server = ControlServer(context, recovery.scratch, launcher.token)
+    around = Surroundings(clock, server, launcher, recovery)
+    driver = _Driver(JobManager(graph, config, around), recovery, None)
+    driver.listen(server, context)
+    return driver

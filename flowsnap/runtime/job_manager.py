@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +56,7 @@ from flowsnap.runtime.watch import Watch
 
 LOG = logging.getLogger("flowsnap")
 IDLE_MS = 50
+_ALIVE = {life.JobState.RUNNING, life.JobState.FINISHING}
 
 
 class ControlHub(Protocol):
@@ -89,14 +92,15 @@ class JobManager:
         self._control = around.control
         self._launcher = around.launcher
         self._recovery = around.recovery
-        self._tasks = [task.id for task in graph.tasks]
+        self._workers = range(max(graph.workers, 1))
         self._machine = life.JobMachine(
             graph.workers,
-            self._tasks,
+            [task.id for task in graph.tasks],
             RestartPolicy(config.restart),
             start_timeout_ms=config.start_timeout_ms,
             cancel_timeout_ms=config.cancel_timeout_ms,
         )
+        self._events: deque[Callable[[], None]] = deque()
         self._attempt: Attempt | None = None
         self._watch = Watch(config)
         self._report = Report(around.recovery.job_graph, graph.workers, around.clock.now_ms())
@@ -197,9 +201,8 @@ class JobManager:
         LOG.debug("from worker %d: %s", worker, message)
         now_ms = self._clock.now_ms()
         match message:
-            case WorkerReady():
-                self._watch.begin(worker, now_ms)
-                self._feed(life.WorkerUp(worker))
+            case WorkerReady(pid=pid):
+                self._register(worker, pid, now_ms)
                 return
             case Heartbeat(steps=steps):
                 self._watch.beat(worker, steps, now_ms)
@@ -211,6 +214,14 @@ class JobManager:
                 pass  # What is left belongs to an attempt.
         if self._attempt is not None and message.attempt == self._attempt.id:
             self._take_from_attempt(worker, message, self._attempt)
+
+    def _register(self, worker: WorkerId, pid: int, now_ms: int) -> None:
+        processes = self._launcher.pids()
+        if processes.get(worker, pid) != pid:
+            return  # The last word of a process that was killed meanwhile.
+        if processes:
+            self._watch.begin(worker, now_ms)
+        self._feed(life.WorkerUp(worker))
 
     def _take_from_attempt(self, worker: WorkerId, message: FromWorker, attempt: Attempt) -> None:
         match message:
@@ -253,10 +264,27 @@ class JobManager:
     # --- what the job machine wants -----------------------------------------------------------
 
     def _feed(self, event: life.Event) -> None:
+        self._queue(lambda: self._handle(event))
+
+    def _queue(self, handle: Callable[[], None]) -> None:
+        """Have an event handled once all actions of the one before have been carried out."""
+        self._events.append(handle)
+        if len(self._events) > 1:
+            return  # Something is being carried out: the loop below goes on with this one.
+        try:
+            while self._events:
+                self._events[0]()
+                self._events.popleft()
+        finally:
+            self._events.clear()
+
+    def _handle(self, event: life.Event) -> None:
         was = self._machine.state
         actions = self._machine.handle(event, self._clock.now_ms(), self._chance.random())
         if actions or self._machine.state is not was:
             LOG.debug("%s: %s -> %s: %s", event, was, self._machine.state, actions)
+        if self._attempt is not None and self._machine.state not in _ALIVE:
+            self._attempt.is_started = False  # its coordinator has nobody to ask any more
         for action in actions:
             self._carry_out(action)
 
@@ -294,7 +322,7 @@ class JobManager:
             self._feed(life.AttemptFailed(str(error), error.restartable, None))
             return
         self._attempt = Attempt(deployment, self._graph)
-        for worker in range(self._graph.workers):
+        for worker in self._workers:
             self._send(WorkerId(worker), deployment.message_for(WorkerId(worker), self._graph))
 
     def _start_tasks(self) -> None:
@@ -325,6 +353,9 @@ class JobManager:
     # --- what the coordinator wants -----------------------------------------------------------
 
     def _coordinate(self, event: checkpoints.Event) -> None:
+        self._queue(lambda: self._handle_checkpoint(event))
+
+    def _handle_checkpoint(self, event: checkpoints.Event) -> None:
         attempt = self._attempt
         if attempt is None or not attempt.is_started:
             return
@@ -397,7 +428,7 @@ class JobManager:
     # --- sending ------------------------------------------------------------------------------
 
     def _tell_all(self, message: ToWorker) -> None:
-        for worker in range(self._graph.workers):
+        for worker in self._workers:
             self._send(WorkerId(worker), message)
 
     def _send(self, worker: WorkerId, message: ToWorker) -> None:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 
-from flowsnap.core.ids import AttemptId, WorkerId
-from flowsnap.core.message import WorkerReady
-from flowsnap.runtime.worker import IDLE_MS, ControlLink, Worker
+from flowsnap.core.ids import WorkerId
+from flowsnap.core.message import Deploy
+from flowsnap.errors import LocalProtocolError
+from flowsnap.runtime.clock import Clock
+from flowsnap.runtime.definition import PipelineDefinition
+from flowsnap.runtime.worker import IDLE_MS, Worker
+from flowsnap.storage.writer import CheckpointWriter
+from flowsnap.transport.control import MemoryControl
+from flowsnap.transport.plane import DataPlane
 
 
 class LocalLauncher:
-    """Makes a worker in this very process; the loop around the job manager steps it."""
+    """Makes a worker in this very process; the loop around the job manager steps it.
 
-    def __init__(self, control: ControlLink, make_worker: Callable[[], Worker]) -> None:
+    The operator templates are used as they are: each task runs a copy, and nothing is pickled.
+    """
+
+    def __init__(
+        self, control: MemoryControl, definition: PipelineDefinition, clock: Clock
+    ) -> None:
         self._control = control
-        self._make_worker = make_worker
+        self._definition = definition
+        self._clock = clock
         self._worker: Worker | None = None
 
     def step(self) -> int:
@@ -23,8 +35,16 @@ class LocalLauncher:
 
     def launch(self, worker: WorkerId) -> None:
         self.kill(worker)
-        self._worker = self._make_worker()
-        self._control.send(WorkerReady(attempt=AttemptId(0), worker=worker, token="", pid=0))
+        client = self._control.client(worker)
+        self._worker = Worker(
+            worker,
+            client,
+            self._clock,
+            load_code=lambda _: self._definition.code,
+            make_plane=_refuse_plane,
+            make_writer=lambda deploy: CheckpointWriter(Path(deploy.job_directory), deploy.attempt),
+        )
+        client.greet()
 
     def kill(self, worker: WorkerId) -> None:
         if self._worker is not None:
@@ -39,3 +59,7 @@ class LocalLauncher:
 
     def close(self) -> None:
         self.kill(WorkerId(0))
+
+
+def _refuse_plane(deploy: Deploy, worker: WorkerId) -> DataPlane:
+    raise LocalProtocolError(f"worker {worker} of an in-process job has no others to talk to")

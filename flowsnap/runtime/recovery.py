@@ -17,6 +17,7 @@ from flowsnap.errors import ConfigError, RestoreError
 from flowsnap.failpoint import failpoint
 from flowsnap.runtime.attempt import CodeBlob, Deployment
 from flowsnap.runtime.definition import PipelineDefinition
+from flowsnap.serialize import code_sha256
 from flowsnap.storage.job_directory import JobDirectory
 
 LATEST, FRESH = "latest", "fresh"
@@ -29,7 +30,6 @@ class Recovery:
         self,
         directory: JobDirectory,
         definition: PipelineDefinition,
-        code: CodeBlob,
         scratch: Path,
         wanted: str | int,
     ) -> None:
@@ -37,8 +37,8 @@ class Recovery:
         self.job_graph: JobGraph = definition.graph
         self._directory = directory
         self._definition = definition
-        self._code = code
-        self._scratch = scratch
+        self._code = CodeBlob("", "")
+        self.scratch = scratch
         self._wanted = wanted
         self._restored: CheckpointManifest | None = None
         self._completed_here: set[CheckpointId] = set()
@@ -68,8 +68,15 @@ class Recovery:
                     run_id=self.run_id,
                     is_fresh=self._restored is None,
                     former_run_ids=self._directory.former_run_ids,
+                    restored_from=self.restored_from,
                 )
             )
+
+    def publish_code(self, blob: bytes) -> None:
+        """Put the user's code where the workers of this run find it, and nobody else."""
+        path = self.scratch / "code.pkl"
+        path.write_bytes(blob)
+        self._code = CodeBlob(str(path), code_sha256(blob))
 
     def is_nothing_left(self, graph: ExecutionGraph) -> bool:
         """Whether the job has finished before, its output is committed, and no input is new."""
@@ -118,7 +125,7 @@ class Recovery:
             config=config,
             code=self._code,
             job_directory=self._directory.root,
-            socket_directory=self._scratch,
+            socket_directory=self.scratch,
             work_directory=self._work_directory(attempt),
         )
 
@@ -163,7 +170,7 @@ class Recovery:
         """Release the job's directory, and remove what only this run needed."""
         shutil.rmtree(self._directory.root / "work", ignore_errors=True)
         self._directory.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     # --- choice -------------------------------------------------------------------------------
 

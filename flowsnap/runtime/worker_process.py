@@ -83,13 +83,14 @@ def _run(settings: WorkerSettings, context: zmq.Context[Any]) -> None:
 
 def _loop(worker: Worker, control: ControlClient) -> None:
     poller, plane = zmq.Poller(), None
-    poller.register(control.socket, zmq.POLLIN)
+    for socket in control.sockets:
+        poller.register(socket, zmq.POLLIN)
     while not worker.is_done:
         wait_ms = worker.step()
         if worker.plane is not plane:
             plane = worker.plane
             poller = zmq.Poller()
-            for socket in [control.socket, *(plane.sockets if plane is not None else ())]:
+            for socket in [*control.sockets, *(plane.sockets if plane is not None else ())]:
                 poller.register(socket, zmq.POLLIN)
         if wait_ms:
             poller.poll(wait_ms)

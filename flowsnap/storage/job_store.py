@@ -35,7 +35,7 @@ from flowsnap.errors import (
 )
 from flowsnap.failpoint import failpoint
 from flowsnap.storage import layout
-from flowsnap.storage.publish import create_surely, put_surely
+from flowsnap.storage.publish import create_surely, pass_failpoint, put_surely
 from flowsnap.storage.record import AttemptRecord, Identity, Outcome, Reservation, seal, unseal
 from flowsnap.storage.store import CheckpointStore, Step
 from flowsnap.storage.verification import Finding, verify
@@ -149,7 +149,7 @@ class JobStore:
         )
         if not create_surely(self._store, layout.begun_path(checkpoint_id), seal(record)):
             raise StorageError(f"checkpoint {checkpoint_id} has been begun before")
-        failpoint("jm.id_persisted")
+        pass_failpoint("jm.id_persisted")
 
     def write_manifest(self, manifest: CheckpointManifest) -> None:
         """Complete a checkpoint: durable on return. To repeat the call is harmless.
@@ -261,7 +261,7 @@ class JobStore:
             deleted.append(retention.manifest_path(checkpoint_id))
             self._manifests.pop(checkpoint_id, None)
             self._store.delete(deleted[-1])
-            failpoint("jm.subsumed_deleted")
+            pass_failpoint("jm.subsumed_deleted")
         return deleted + list(self._collect(pending))
 
     def clean_leftovers(self) -> list[str]:
@@ -287,10 +287,10 @@ class JobStore:
             return
         spared = list(self._spared(names, pending))
         garbage = retention.collect(kept, spared, [name for name in names if layout.is_ours(name)])
-        failpoint("gc.listed")
+        pass_failpoint("gc.listed")
         for name in garbage:
             self._store.delete(name, is_durable=False)
-            failpoint("gc.deleted")
+            pass_failpoint("gc.deleted")
             yield name
 
     def _spared(self, names: list[str], pending: Collection[CheckpointId]) -> Iterator[str]:
@@ -318,7 +318,7 @@ class JobStore:
         self._check_writable()
         outcome = Outcome(run_id=self.run_id, state=state, message=message, ended_at_ms=_now_ms())
         put_surely(self._store, layout.OUTCOME, seal(outcome))
-        failpoint("jm.finish_recorded")
+        pass_failpoint("jm.finish_recorded")
 
     def outcome(self) -> Outcome | None:
         """Return how the last run that has ended did; its ``run_id`` says which one that was.

@@ -9,6 +9,7 @@ durable. Only where this fails too does the caller learn that nobody knows.
 from __future__ import annotations
 
 from flowsnap.errors import StorageError
+from flowsnap.failpoint import failpoint
 from flowsnap.storage.store import CheckpointStore, StepCallback
 
 
@@ -51,6 +52,18 @@ def create_surely(
         return False
     _put_again(store, name, data)
     return True
+
+
+def pass_failpoint(name: str) -> None:
+    """Pass a failpoint after a step that has taken effect; what it raises is the store's failure.
+
+    Raises:
+        StorageError: a test wants it; the step was done, so it is not definite.
+    """
+    try:
+        failpoint(name)
+    except OSError as error:
+        raise StorageError(f"failed at {name}: {error}", is_definite=False) from error
 
 
 def _read_back(store: CheckpointStore, name: str) -> bytes | None:

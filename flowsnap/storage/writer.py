@@ -15,9 +15,9 @@ from flowsnap.core.ids import AttemptId, CheckpointId, TaskId
 from flowsnap.core.manifest import FileHandle
 from flowsnap.core.retention import SHARED
 from flowsnap.errors import ManifestCorrupt, StorageError
-from flowsnap.failpoint import failpoint
 from flowsnap.storage import layout
 from flowsnap.storage.directory import DirectoryStore
+from flowsnap.storage.publish import pass_failpoint
 from flowsnap.storage.store import PIECE_BYTES, CheckpointStore, check_name, is_name
 
 
@@ -67,7 +67,7 @@ class CheckpointWriter:
             size_bytes, digest = _measure(local.path)
         self._store.put_file(path, local.path)
         if local.is_shared:
-            failpoint("op.file_stored")
+            pass_failpoint("op.file_stored")
         return FileHandle(local.name, path, size_bytes, digest)
 
     def restore(self, handles: Sequence[FileHandle], directory: Path) -> None:

@@ -176,9 +176,15 @@ class PowerLossFileSystem(UnsyncedFileSystem):
     def fsync_directory(self, path: Path) -> None:
         self._undo = [(directory, undo) for directory, undo in self._undo if directory != path]
 
-    def lose_power(self, root: Path) -> None:
-        """Take back what is not durable below ``root``; contents that were not synced are lost."""
-        for _, undo in reversed(self._undo):
+    def lose_power(self, root: Path, is_written_out: Callable[[Path], bool] | None = None) -> None:
+        """Take back what is not durable below ``root``; contents that were not synced are lost.
+
+        ``is_written_out`` says of a directory that its names have reached the disk all the same: a
+        disk may write one directory and not the other, in any order.
+        """
+        for directory, undo in reversed(self._undo):
+            if is_written_out is not None and is_written_out(directory):
+                continue
             with suppress(FileNotFoundError):  # The directory itself has gone.
                 undo()
         self._undo.clear()

@@ -130,6 +130,14 @@ def sent_split(split: Split) -> Split:
     return msgspec.convert(sent(msgspec.to_builtins(split)), Split)
 
 
+def test_splits_that_depend_on_the_parallelism_are_kept_by_a_restored_job(
+    case: tuple[Source, list[Any]],
+) -> None:
+    source, _ = case
+
+    assert source.splits(1) == source.splits(3) or not source.discovers
+
+
 def test_position_does_not_change_without_a_read(case: tuple[Source, list[Any]]) -> None:
     source, _ = case
     for split in source.splits(4):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,16 +28,8 @@ from flowsnap.testing.faults import (
     SimulatedCrash,
     UnsyncedFileSystem,
 )
-from tests.manifests import checkpoint, keyed_state, task, words
-
-COUNT = task("count/0")
-
-
-@dataclass(frozen=True)
-class Local:
-    name: str
-    path: Path
-    is_shared: bool
+from tests.jobs import COUNT, Local
+from tests.manifests import checkpoint, keyed_state, words
 
 
 @dataclass
@@ -172,7 +164,22 @@ def test_no_death_between_two_steps_costs_a_complete_checkpoint(
         check_that_it_goes_on(life)
 
 
-def test_no_loss_of_power_costs_a_complete_checkpoint(tmp_path: Path) -> None:
+def nothing(directory: Path) -> bool:
+    return False
+
+
+def all_but_checkpoints(directory: Path) -> bool:
+    return not directory.name.isdigit()
+
+
+def the_files_of_tasks(directory: Path) -> bool:
+    return directory.name in {"count.0", "shared"}
+
+
+@pytest.mark.parametrize("is_written_out", [nothing, all_but_checkpoints, the_files_of_tasks])
+def test_no_loss_of_power_costs_a_complete_checkpoint(
+    tmp_path: Path, is_written_out: Callable[[Path], bool]
+) -> None:
     (tmp_path / "attic").mkdir()
     power = PowerLossFileSystem(tmp_path / "attic")
 
@@ -181,7 +188,7 @@ def test_no_loss_of_power_costs_a_complete_checkpoint(tmp_path: Path) -> None:
             life.run()
         except SimulatedCrash:
             assert files.has_failed
-        power.lose_power(life.directory)
+        power.lose_power(life.directory, is_written_out)
 
         check(life)
         check_that_it_goes_on(life)

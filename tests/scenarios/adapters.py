@@ -38,7 +38,7 @@ class Deadline:
         return ["no deadline" if deadline_ms is None else f"deadline {deadline_ms}"]
 
 
-# --- coordinator: new, then "<now> start | time | request | ack | decline | written | unwritten" ---
+# --- coordinator: new, "<now> start | time | request | ack | decline | written | unwritten" ------
 
 
 def coordinator_session() -> Answer:
@@ -73,16 +73,18 @@ def new_coordinator(given: dict[str, str]) -> c.CheckpointCoordinator:
     )
 
 
+_PLAIN_COORDINATOR_EVENTS: dict[str, c.Event] = {
+    "start": c.Started(),
+    "time": c.TimePassed(),
+    "request": c.TriggerRequested("checkpoint"),
+    "request final": c.TriggerRequested("final"),
+}
+
+
 def coordinator_event(words: list[str]) -> c.Event:
     match words:
-        case ["start"]:
-            return c.Started()
-        case ["time"]:
-            return c.TimePassed()
-        case ["request", "final"]:
-            return c.TriggerRequested("final")
-        case ["request"]:
-            return c.TriggerRequested("checkpoint")
+        case _ if " ".join(words) in _PLAIN_COORDINATOR_EVENTS:
+            return _PLAIN_COORDINATOR_EVENTS[" ".join(words)]
         case ["ack", number, task]:
             snapshot = TaskSnapshot(TaskId(task), (OperatorId(task),), 0)
             return c.TaskAcknowledged(CheckpointId(int(number)), snapshot)
@@ -92,7 +94,8 @@ def coordinator_event(words: list[str]) -> c.Event:
             return c.ManifestWritten(CheckpointId(int(number)))
         case ["unwritten", number, *message]:
             return c.ManifestFailed(CheckpointId(int(number)), " ".join(message))
-    raise ValueError(words)
+        case _:
+            raise ValueError(words)
 
 
 def coordinator_action(action: c.Action) -> str:
@@ -111,7 +114,7 @@ def coordinator_action(action: c.Action) -> str:
             return f"fail attempt: {reason}"
 
 
-# --- job: new, then "<now> submit | up | deployed | end | committed | fail | fatal | lost | ..." ---
+# --- job: new, "<now> submit | up | deployed | end | committed | fail | fatal | lost | ..." ------
 
 
 def job_session() -> Answer:
@@ -174,27 +177,30 @@ def job_event(words: list[str]) -> j.Event:
         case ["lost", worker, *message]:
             return j.WorkerLost(WorkerId(int(worker)), " ".join(message))
         case [("fail" | "fatal") as verb, who, *message]:
-            worker = None if who == "manager" else WorkerId(int(who))
-            return j.AttemptFailed(" ".join(message), verb == "fail", worker)
-    raise ValueError(words)
+            speaker = None if who == "manager" else WorkerId(int(who))
+            return j.AttemptFailed(" ".join(message), verb == "fail", speaker)
+        case _:
+            raise ValueError(words)
+
+
+_JOB_ACTIONS: dict[type[j.Action], str] = {
+    j.LaunchWorkers: "launch",
+    j.CancelTasks: "cancel",
+    j.KillWorkers: "kill",
+    j.BeginAttempt: "begin attempt",
+    j.StartTasks: "start tasks",
+    j.TakeFinalCheckpoint: "take final checkpoint",
+}
 
 
 def job_action(action: j.Action) -> str:
     match action:
-        case j.LaunchWorkers(workers):
-            return f"launch {' '.join(map(str, workers))}"
-        case j.BeginAttempt():
-            return "begin attempt"
-        case j.StartTasks():
-            return "start tasks"
-        case j.TakeFinalCheckpoint():
-            return "take final checkpoint"
-        case j.CancelTasks(workers):
-            return f"cancel {' '.join(map(str, workers))}"
-        case j.KillWorkers(workers):
-            return f"kill {' '.join(map(str, workers))}"
+        case j.LaunchWorkers(workers) | j.CancelTasks(workers) | j.KillWorkers(workers):
+            return f"{_JOB_ACTIONS[type(action)]} {' '.join(map(str, workers))}"
         case j.End(state, message):
             return f"end {state}: {message}"
+        case _:
+            return _JOB_ACTIONS[type(action)]
 
 
 # --- aligner: new, then "<now> barrier <channel> <id> | abort <id> | ended <channel>" ---------

@@ -68,7 +68,7 @@ def test_a_pipeline_is_found_by_file_and_by_module(
 ) -> None:
     write("shop_job.py", JOB)
 
-    assert load(target, {}).pipeline.name == "orders"
+    assert load(target, {}).name == "orders"
 
 
 def test_what_a_file_defines_travels_to_the_workers_by_value(
@@ -86,7 +86,7 @@ def test_a_file_imports_its_neighbours(write: Callable[[str, str], Path]) -> Non
     write("jobs/shop_names.py", "NAME = 'neighbour'")
     write("jobs/shop_job.py", JOB.replace('"orders"', "__import__('shop_names').NAME"))
 
-    assert load("jobs/shop_job.py", {}).pipeline.name == "neighbour"
+    assert load("jobs/shop_job.py", {}).name == "neighbour"
 
 
 def test_a_function_makes_the_pipeline_from_converted_arguments(
@@ -94,7 +94,7 @@ def test_a_function_makes_the_pipeline_from_converted_arguments(
 ) -> None:
     write("shop_job.py", JOB)
 
-    assert load("shop_job.py:totals", {"name": "eu", "shops": "5"}).pipeline.name == "eu"
+    assert load("shop_job.py:totals", {"name": "eu", "shops": "5"}).name == "eu"
 
 
 @pytest.mark.parametrize(

@@ -129,9 +129,17 @@ def test_a_round_is_done_when_every_sink_task_has_committed() -> None:
     round_.expect(TWO)
 
     assert round_.committed(B, TWO) is False
-    assert round_.missing == (A,)
     assert round_.committed(A, TWO) is True
-    assert round_.missing == ()
+    assert not round_.missing
+
+
+def test_a_round_says_who_is_missing() -> None:
+    round_ = CommitRound([B, A])
+    round_.expect(TWO)
+
+    round_.committed(B, TWO)
+
+    assert round_.missing == (A,)
 
 
 def test_commits_of_an_earlier_checkpoint_do_not_end_a_round() -> None:

@@ -127,6 +127,15 @@ def test_a_death_that_comes_after_the_failure_is_added_to_its_line() -> None:
     assert machine.failures == ("worker 0: connection lost; worker 0: killed by signal 9",)
 
 
+def test_a_death_that_is_seen_twice_is_told_once() -> None:
+    machine = reach(JobState.RUNNING, make())
+    machine.handle(WorkerLost(ZERO, "killed by signal 9"), 0)
+
+    machine.handle(WorkerLost(ZERO, "connection closed"), 1)
+
+    assert machine.failures == ("worker 0: killed by signal 9",)
+
+
 def test_a_death_after_a_cancel_is_no_failure() -> None:
     machine = reach(JobState.RUNNING, make())
     machine.handle(CancelRequested(), 0)

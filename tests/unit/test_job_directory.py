@@ -6,14 +6,13 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from flowsnap.core.ids import AttemptId, CheckpointId
-from flowsnap.core.manifest import CheckpointManifest, FileHandle, files
+from flowsnap.core.manifest import files
 from flowsnap.errors import (
     ConfigError,
     LocalProtocolError,
@@ -25,16 +24,7 @@ from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.job_directory import JobDirectory, job_names
 from flowsnap.storage.job_store import JobStore
 from flowsnap.storage.memory import MemoryStore
-from tests.manifests import checkpoint, keyed_state, task, words
-
-COUNT = task("count/0")
-
-
-@dataclass(frozen=True)
-class Local:
-    name: str
-    path: Path
-    is_shared: bool
+from tests.jobs import complete, damage, manifest_of, stored
 
 
 @pytest.fixture
@@ -43,40 +33,6 @@ def job(tmp_path: Path) -> Iterator[JobDirectory]:
         opened.begin_run()
         opened.begin_attempt()
         yield opened
-
-
-def local(job: JobDirectory, name: str, content: str = "") -> Local:
-    directory = job.work_directory(AttemptId(1))
-    path = directory / name
-    path.write_text(content or f"content of {name}")
-    return Local(name, path, name.endswith(".sst"))
-
-
-def stored(job: JobDirectory, number: int, *names: str) -> tuple[FileHandle, ...]:
-    """Store fresh local files for a checkpoint."""
-    writer = job.writer(job.newest_attempt() or AttemptId(1))
-    return tuple(writer.store(CheckpointId(number), COUNT, local(job, name)) for name in names)
-
-
-def manifest_of(
-    job: JobStore, number: int, handles: tuple[FileHandle, ...] = ()
-) -> CheckpointManifest:
-    state = msgspec.structs.replace(keyed_state(0, 128), files=handles)
-    manifest = checkpoint(words(), {COUNT: {"state": state}}, number=number)
-    attempt = job.newest_attempt() or AttemptId(1)
-    return msgspec.structs.replace(manifest, run_id=job.run_id, attempt=attempt)
-
-
-def complete(job: JobDirectory, *names: str, reuse: tuple[FileHandle, ...] = ()) -> CheckpointId:
-    """Make a complete checkpoint of fresh files and of what earlier ones have stored."""
-    number = job.next_checkpoint_id()
-    job.reserve_checkpoint(number)
-    job.write_manifest(manifest_of(job, number, (*stored(job, number, *names), *reuse)))
-    return number
-
-
-def damage(job: JobDirectory) -> list[str]:
-    return [f.name for f in job.verify() if f.kind in {"corrupt", "missing"}]
 
 
 # --- who may open it -----------------------------------------------------------------------------
@@ -500,171 +456,6 @@ def test_leftovers_of_earlier_lives_are_deleted_and_foreign_files_never(
         assert [name for name in foreign if not (again.root / name).is_file()] == []
         assert again.next_checkpoint_id() == 3
         assert again.begin_attempt() == 2
-
-
-# --- the worker's view ---------------------------------------------------------------------------
-
-
-def test_shared_files_have_random_names_and_private_ones_their_own(job: JobDirectory) -> None:
-    first, private = stored(job, 3, "000001.sst", "CURRENT")
-    (second,) = stored(job, 3, "000001.sst")
-
-    assert first.path.startswith("shared/00000001-00000003-")
-    assert first.path != second.path
-    assert first.sha256 == second.sha256
-    assert private.path == "checkpoints/00000003/count.0/CURRENT"
-
-
-def test_restored_files_are_what_was_stored(job: JobDirectory, tmp_path: Path) -> None:
-    handles = stored(job, 1, "000001.sst", "CURRENT")
-
-    job.writer(AttemptId(1)).restore(handles, tmp_path / "new" / "task")
-
-    restored = {path.name: path.read_text() for path in (tmp_path / "new" / "task").iterdir()}
-    assert restored == {"000001.sst": "content of 000001.sst", "CURRENT": "content of CURRENT"}
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["task"]
-
-
-@pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize("how", ["flip", "cut", "remove"])
-def test_nothing_is_restored_from_a_damaged_file(
-    job: JobDirectory, tmp_path: Path, which: int, how: str
-) -> None:
-    handles = stored(job, 1, "000001.sst", "CURRENT")
-    spoil(job.root / handles[which].path, how)
-
-    with pytest.raises(ManifestCorrupt, match=handles[which].path) as raised:
-        job.writer(AttemptId(1)).restore(handles, tmp_path / "task")
-
-    assert f"with sha256 {handles[which].sha256}" in str(raised.value)
-    assert "found" in str(raised.value)
-    assert not (tmp_path / "task").exists()
-
-
-@pytest.mark.parametrize("change", [{"path": "../../etc/passwd"}, {"name": "../x"}, {"name": ""}])
-def test_a_handle_that_leads_out_of_the_store_is_refused(
-    job: JobDirectory, tmp_path: Path, change: dict[str, str]
-) -> None:
-    (handle,) = stored(job, 1, "000001.sst")
-
-    with pytest.raises(ManifestCorrupt, match="is no stored file's name"):
-        job.writer(AttemptId(1)).restore(
-            [msgspec.structs.replace(handle, **change)], tmp_path / "task"
-        )
-
-
-def test_a_directory_in_use_is_not_restored_into(job: JobDirectory, tmp_path: Path) -> None:
-    handles = stored(job, 1, "000001.sst")
-    (tmp_path / "task").mkdir()
-    (tmp_path / "task" / "mine").write_bytes(b"mine")
-
-    with pytest.raises(StorageError, match="cannot restore into"):
-        job.writer(AttemptId(1)).restore(handles, tmp_path / "task")
-    assert (tmp_path / "task" / "mine").read_bytes() == b"mine"
-
-
-def test_a_worker_of_a_fenced_attempt_stores_nothing(job: JobDirectory) -> None:
-    zombie = job.writer(AttemptId(1))
-    job.begin_attempt()
-
-    with pytest.raises(StorageError, match="attempt 2 has begun"):
-        zombie.store(CheckpointId(1), COUNT, local(job, "000001.sst"))
-    assert not (job.root / "shared").exists()
-
-
-# --- verification --------------------------------------------------------------------------------
-
-
-def spoil(path: Path, how: str, bit: int = 0) -> None:
-    """Damage a file in its place, as a disk does."""
-    data = bytearray(path.read_bytes())
-    path.unlink()  # It may be a hard link to a local file.
-    if how == "flip":
-        data[bit // 8] ^= 1 << bit % 8
-    if how == "cut":
-        del data[-1]
-    if how != "remove":
-        path.write_bytes(data)
-
-
-def file_classes(job: JobDirectory) -> dict[str, str]:
-    complete(job, "000001.sst", "CURRENT")
-    job.record_outcome("finished")
-    shared, private = files(job.read_manifest(CheckpointId(1)))
-    return {
-        "identity": "job.json",
-        "attempt": "attempts/00000001.json",
-        "reservation": "checkpoints/00000001/begun",
-        "manifest": "checkpoints/00000001/manifest.json",
-        "shared": shared.path,
-        "private": private.path,
-        "outcome": "outcome.json",
-    }
-
-
-CLASSES = ["identity", "attempt", "reservation", "manifest", "shared", "private", "outcome"]
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_every_flipped_bit_is_found(job: JobDirectory, name: str) -> None:
-    path = job.root / file_classes(job)[name]
-    data, bits = path.read_bytes(), path.stat().st_size * 8
-    assert damage(job) == []
-
-    for bit in range(0, bits, max(1, bits // 150)):
-        spoil(path, "flip", bit)
-        assert damage(job) == [str(path.relative_to(job.root))], f"bit {bit}"
-        path.write_bytes(data)
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_a_truncated_file_is_found(job: JobDirectory, name: str) -> None:
-    path = job.root / file_classes(job)[name]
-
-    spoil(path, "cut")
-
-    assert damage(job) == [str(path.relative_to(job.root))]
-
-
-@pytest.mark.parametrize("name", ["identity", "shared", "private"])
-def test_a_missing_file_is_found(job: JobDirectory, name: str) -> None:
-    path = job.root / file_classes(job)[name]
-
-    path.unlink()
-
-    (finding,) = [finding for finding in job.verify() if finding.kind == "missing"]
-    assert finding.name == str(path.relative_to(job.root))
-    assert finding.checkpoint_id == (None if name == "identity" else 1)
-
-
-def test_a_damaged_shared_file_is_reported_for_each_checkpoint(job: JobDirectory) -> None:
-    complete(job, "000001.sst")
-    (handle,) = files(job.read_manifest(CheckpointId(1)))
-    complete(job, reuse=(handle,))
-    spoil(job.root / handle.path, "flip")
-
-    found = [(f.checkpoint_id, f.name) for f in job.verify() if f.kind == "corrupt"]
-
-    assert found == [(1, handle.path), (2, handle.path)]
-
-
-def test_what_belongs_to_nothing_and_what_is_not_ours_are_told_apart(job: JobDirectory) -> None:
-    complete(job, "000001.sst")
-    (orphan,) = stored(job, 2, "000002.sst")
-    torn = job.root / "shared" / ".tmp-00000000deadbeef"
-    link = job.root / "shared" / "link"
-    torn.write_bytes(b"")
-    link.symlink_to(torn)
-    (job.root / "notes.txt").write_bytes(b"mine")
-
-    found = {(f.kind, f.name) for f in job.verify() if f.kind != "ok"}
-
-    assert found == {
-        ("unreferenced", orphan.path),
-        ("unreferenced", "shared/.tmp-00000000deadbeef"),
-        ("foreign", "shared/link"),
-        ("foreign", "notes.txt"),
-    }
 
 
 def test_a_job_can_live_in_memory() -> None:

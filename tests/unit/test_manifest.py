@@ -89,6 +89,22 @@ def test_value_that_would_not_come_back_is_refused_at_once(value: Any) -> None:
     assert "positions and committables" in caught.value.__notes__[0]
 
 
+def test_value_that_is_nested_too_deeply_is_refused_at_once() -> None:
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+
+    with pytest.raises(CheckpointError, match="checkpoint 7 cannot be written down"):
+        encode(with_position(value))
+
+
+def test_bytes_that_are_no_base64_are_refused() -> None:
+    text = encode(with_position(b"\x00")).decode().rpartition(',\n  "sha256": ')[0]
+
+    with pytest.raises(ManifestCorrupt, match="is no valid manifest"):
+        decode(sealed(text.replace('"AA=="', '"A%A=="')), WHERE)
+
+
 def test_manifest_that_could_not_be_read_again_is_not_written() -> None:
     manifest = msgspec.structs.replace(with_position(1), duration_ms="soon")
 
@@ -130,6 +146,8 @@ def test_other_version_is_named_with_the_expected_one() -> None:
         (sealed('{\n  "job": "words"'), "has format version None, expected 1"),
         (sealed('{\n  "format_version": 1'), "missing required field `job`"),
         (sealed('{\n  "format_version": 1,\n  "job": {"$bytes": "%"}'), "is no valid manifest"),
+        (sealed('{\n  "$bytes": "AA=="'), "is no valid manifest"),
+        (sealed('{\n  "deep": ' + "[" * 100_000), "is no valid manifest"),
         (sealed('{\n  "format_version": '), "is no valid manifest"),
         (sealed('[\n  "format_version"'), "is no valid manifest"),
     ],
@@ -151,6 +169,7 @@ def test_what_is_no_manifest_is_told_apart(data: bytes, reason: str) -> None:
         FileHandle("../a", "shared/a", 1, "0"),
         FileHandle("..", "shared/a", 1, "0"),
         FileHandle("", "shared/a", 1, "0"),
+        FileHandle("a\0", "shared/a", 1, "0"),
     ],
 )
 def test_file_outside_of_the_store_is_neither_written_nor_read(handle: FileHandle) -> None:

@@ -153,6 +153,34 @@ def test_what_is_stored_for_a_checkpoint_that_was_overtaken_meanwhile_is_ignored
     assert knows(shared, B)
 
 
+def test_what_is_stored_for_a_checkpoint_that_was_aborted_meanwhile_is_ignored() -> None:
+    shared = SharedFiles()
+    shared.restored([A])
+    shared.stored(ONE, B)
+    shared.abort(ONE)
+
+    shared.stored(ONE, B)
+    shared.used(ONE, [B])
+
+    shared.check()
+    assert knows(shared, A)
+    assert not knows(shared, B)
+    take(shared, TWO, B)
+    shared.complete(TWO)
+    shared.check()
+
+
+def test_late_abort_of_a_subsumed_checkpoint_changes_nothing() -> None:
+    shared = SharedFiles()
+    take(shared, ONE, A)
+    shared.complete(ONE)
+
+    shared.abort(ONE)
+
+    shared.check()
+    assert knows(shared, A)
+
+
 def test_two_names_of_one_content_are_two_files() -> None:
     same = FileHandle("c.sst", "shared/c.sst", 100, A.sha256)
     shared = SharedFiles()

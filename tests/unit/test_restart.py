@@ -102,6 +102,7 @@ def test_a_draw_out_of_bounds_is_refused_and_counts_no_failure(draw: float) -> N
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"strategy": "exponentional"},
         {"attempts_max": -1},
         {"delay_ms": -1},
         {"reset_after_ms": -1},

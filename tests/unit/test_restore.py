@@ -36,6 +36,7 @@ from tests.manifests import (
     found,
     inserted,
     keyed_state,
+    split,
     words,
 )
 
@@ -286,7 +287,26 @@ def test_source_that_was_not_asked_is_refused() -> None:
         assign_fresh(build_execution_graph(graph, 0), graph, {})
 
 
+def test_two_sources_may_have_splits_of_one_id() -> None:
+    more = OperatorSpec(OperatorId("more"), OperatorKind.SOURCE, 1, "TextFiles")
+    edges = (*words().edges, EdgeSpec(more.name, COUNT, Partitioning.HASH))
+    graph = msgspec.structs.replace(words(), operators=(*words().operators, more), edges=edges)
+    parts = {"lines/0": {"splits": (at("a", 1),)}, "more/0": {"splits": (at("a", 2),)}}
+
+    both = {**found("a"), more.name: [split("a")]}
+    assigned = assign(checkpoint(graph, parts), build_execution_graph(graph, 0), graph, both)
+
+    tasks = {str(assignment.task): read_by(assignment) for assignment in assigned}
+    assert (tasks["lines/0"], tasks["more/0"]) == ([("a", 1)], [("a", 2)])
+
+
 # --- keyed state -----------------------------------------------------------------------------
+
+
+def test_same_parallelism_hands_every_task_its_own_state() -> None:
+    tasks = restore(counted(counters=4), words(counters=4), "a")
+
+    assert [from_tasks(tasks[f"count/{i}"]) for i in range(4)] == [[f"count/{i}"] for i in range(4)]
 
 
 def test_scale_out_hands_the_state_of_one_task_to_several() -> None:
@@ -364,6 +384,18 @@ def test_prepared_output_of_all_subtasks_goes_to_the_first_oldest_first(
     assert recovered == [(n, i) for n in numbers for i in range(3)]
     assert all(not tasks[f"count/{i}"].recovered for i in range(1, counters))
     assert tasks["lines/0"].recovered == ()
+
+
+def test_prepared_output_goes_to_its_own_sink_only() -> None:
+    log = OperatorSpec(OperatorId("log"), OperatorKind.SINK, 1, "Print")
+    edges = (*words().edges, EdgeSpec(COUNT, log.name, Partitioning.FORWARD))
+    graph = msgspec.structs.replace(words(), operators=(*words().operators, log), edges=edges)
+    prepared = (PreparedOutput(CheckpointId(1), "part-0"),)
+
+    tasks = restore(checkpoint(graph, {"out/0": {"prepared": prepared}}), graph)
+
+    assert tasks["out/0"].recovered == prepared
+    assert tasks["log/0"].recovered == ()
 
 
 # --- the end of input ------------------------------------------------------------------------

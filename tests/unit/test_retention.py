@@ -69,6 +69,10 @@ def test_pending_file_and_pending_directory_are_kept() -> None:
     assert collect([], ["shared/a", "checkpoints/00000009/"], stored) == ["shared/b"]
 
 
+def test_pending_file_keeps_no_other_whose_name_begins_alike() -> None:
+    assert collect([], ["shared/a"], ["shared/a", "shared/ab"]) == ["shared/ab"]
+
+
 def test_files_of_an_aborted_checkpoint_are_collected() -> None:
     stored = ["checkpoints/00000003/part-0", "shared/half"]
 

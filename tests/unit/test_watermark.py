@@ -111,6 +111,15 @@ def test_channel_that_ends_while_it_is_idle_has_ended() -> None:
     assert not time.is_idle
 
 
+def test_event_time_ends_also_when_all_channels_were_idle_before_they_ended() -> None:
+    time = merger(10, 20)
+    time.idle(A)
+    time.idle(B)
+
+    assert time.end(A) is None
+    assert time.end(B) == MAX_WATERMARK
+
+
 @pytest.mark.parametrize(
     "call",
     [lambda time: time.receive(C, 1), lambda time: time.idle(C), lambda time: time.active(C)],
@@ -125,9 +134,12 @@ def test_unknown_channel_is_refused(call: Callable[[WatermarkMerger], int | None
     assert time.current == 10
 
 
-def test_task_without_inputs_has_no_watermarks() -> None:
-    with pytest.raises(LocalProtocolError, match="no watermarks"):
-        WatermarkMerger([])
+def test_task_without_inputs_stays_at_the_beginning_of_event_time() -> None:
+    time = WatermarkMerger([])
+
+    time.check()
+    assert time.current == MIN_WATERMARK
+    assert not time.is_idle
 
 
 STEPS: list[Callable[[WatermarkMerger], int | None]] = [

@@ -11,7 +11,7 @@ from flowsnap.connectors import Collect
 from flowsnap.core.element import Batch
 from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId
 from flowsnap.core.operator import SinkContext, Submission
-from flowsnap.errors import ConfigError, StorageError
+from flowsnap.errors import ConfigError, LocalProtocolError, StorageError
 from flowsnap.serialize import dump, load
 
 
@@ -159,7 +159,7 @@ def test_file_without_a_hash_in_its_name_is_never_unpickled(tmp_path: Path) -> N
     template = submitted(Collect(), tmp_path)
     commit(task(template), 1, [1])
     (part,) = parts(tmp_path)
-    part.rename(part.with_name("part-r1-" + part.name.split("-")[2] + "-00000-00000001.batches"))
+    part.rename(part.with_name(part.name[:-73] + ".batches"))
 
     with pytest.raises(StorageError, match="does not hold what was committed"):
         _ = template.values
@@ -182,6 +182,11 @@ def test_job_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None
 
     with pytest.raises(ConfigError, match="cannot be written"):
         submitted(Collect(), tmp_path / "file")
+
+
+def test_task_whose_template_was_never_submitted_has_nowhere_to_write() -> None:
+    with pytest.raises(LocalProtocolError, match="before it was submitted"):
+        task(Collect())
 
 
 def test_closed_sink_leaves_nothing_that_was_not_prepared(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from flowsnap import failpoint
 from flowsnap.connectors.parts import (
     PartWriter,
     committed_parts,
+    operator_tag,
     remove_uncommitted,
+    run_tag,
     run_tag_of,
-    tag,
 )
 from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId
 from flowsnap.core.operator import SinkContext
@@ -264,23 +265,33 @@ def test_failure_at_any_point_is_a_storage_error_and_a_repeated_commit_heals_it(
 
 
 def test_plain_names_stay_readable_and_others_get_a_hash() -> None:
-    assert tag("word_count2") == "word_count2"
-    assert re.fullmatch(r"read_text_1_\.[0-9a-f]{12}", tag("read text (1)"))
+    assert operator_tag("jsonlines-2") == "jsonlines-2"
+    assert re.fullmatch(r"read_text_1_\.[0-9a-f]{12}", operator_tag("Read.text (1)"))
 
 
-def test_different_names_have_different_tags_even_where_case_is_ignored() -> None:
-    names = ["out", "Out", "OUT", "o/ut", "o-ut", "o_ut", "o.ut", "", "ö", "x" * 40, "x" * 41]
+@pytest.mark.parametrize("make", [run_tag, operator_tag])
+def test_different_names_have_different_tags_even_where_case_is_ignored(
+    make: Callable[[str], str],
+) -> None:
+    names = ["out", "Out", "OUT", "o/ut", "o-ut", "o_ut", "o.ut", "", "ö", "x" * 64, "x" * 65]
 
-    assert len({tag(name).lower() for name in names}) == len(names)
+    assert len({make(name).lower() for name in names}) == len(names)
 
 
-def test_tags_of_any_run_are_found_in_the_name_of_a_part(tmp_path: Path) -> None:
-    parts = writer(tmp_path, run_id="8B1F-uuid", operator="a/b")
-    parts.write(b"x")
-    committable = parts.prepare(ONE) or {}
+@pytest.mark.parametrize("run_id", ["8B1F-uuid", "r1"])
+@pytest.mark.parametrize("operator", ["a/b", "sink-1", "out-00000-00000001", "00000", "x" * 200])
+def test_parts_of_any_run_and_operator_are_found_again(
+    tmp_path: Path, run_id: str, operator: str
+) -> None:
+    parts = writer(tmp_path, is_hashed=True, run_id=run_id, operator=operator)
+    for checkpoint_id in (ONE, TWO):
+        parts.write(b"x")
+        committable = parts.prepare(checkpoint_id) or {}
+        parts.commit([committable])
 
-    parts.commit([committable])
+    assert run_tag_of(committable["final"]) == run_tag(run_id)
+    assert len(committed_parts(str(tmp_path), run_id, operator, ".jsonl")) == 2
 
-    assert run_tag_of(committable["final"]) == tag("8B1F-uuid")
+
+def test_name_of_another_kind_belongs_to_no_run() -> None:
     assert run_tag_of("part-00000.jsonl") is None
-    assert len(committed_parts(str(tmp_path), "8B1F-uuid", "a/b", ".jsonl")) == 1
