@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO, Protocol
@@ -25,6 +26,7 @@ from flowsnap.runtime.status import JobResult, JobStatus
 REFRESH_S = 0.25
 PROGRESS_EVERY_S = 5.0
 ABANDON_S = 30.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LEVEL_STYLES = {"WARNING": "yellow", "ERROR": "bold red", "CRITICAL": "bold red", "DEBUG": "dim"}
 
 
@@ -62,7 +64,7 @@ def follow(
 ) -> JobResult:
     """Show a job until it ends, and return its result.
 
-    The first Ctrl-C or SIGTERM stops the job with a last checkpoint; the second cancels it.
+    The first Ctrl-C, SIGTERM or SIGHUP stops the job with a last checkpoint; the second cancels it.
     Signals are taken only in the main thread and given back afterwards. ``stream`` is stderr by
     default; ``state_dir`` is what the summary names as the place to resume from.
 
@@ -79,10 +81,11 @@ def follow(
             show = _lines(console)
         try:
             result = _until_done(handle, interrupts, show, console)
-            show(handle.status())
+            _print(console, partial(show, handle.status()))
         finally:
             _abandon(handle)
-    console.print(summary(result, handle.status(), state_dir=state_dir))
+    last = summary(result, handle.status(), state_dir=state_dir)
+    _print(console, partial(console.print, last))
     return result
 
 
@@ -108,12 +111,14 @@ class _Interrupts:
             return
         is_first, self._answered = self._answered == 0, self.asked
         if is_first and self.asked == 1:
-            console.print(
-                "[yellow]stopping with a last checkpoint; Ctrl-C again cancels at once[/]"
+            _print_line(
+                console, "stopping with a last checkpoint; Ctrl-C again cancels at once", "yellow"
             )
             handle.stop()
         else:
-            console.print("[red]cancelling: what came after the last checkpoint is given up[/]")
+            _print_line(
+                console, "cancelling: what came after the last checkpoint is given up", "red"
+            )
             handle.cancel()
 
 
@@ -133,7 +138,7 @@ def _until_done(
         try:
             return handle.wait(timeout_s=REFRESH_S)
         except TimeoutError:
-            show(handle.status())
+            _print(console, partial(show, handle.status()))
 
 
 @contextmanager
@@ -171,7 +176,16 @@ class _ConsoleHandler(logging.Handler):
 
 
 def _print_line(console: Console, line: str, style: str = "") -> None:
-    console.print(Text(printable(line), style=style), soft_wrap=True)
+    text = Text(printable(line), style=style)
+    _print(console, partial(console.print, text, soft_wrap=True))
+
+
+def _print(console: Console, draw: Callable[[], object]) -> None:
+    """Draw something; once the terminal is gone, fall silent: the job matters more."""
+    try:
+        draw()
+    except OSError:
+        console.quiet = True
 
 
 @contextmanager
@@ -200,13 +214,13 @@ def _is_shown_already(logger: logging.Logger) -> bool:
 
 @contextmanager
 def _interrupts() -> Iterator[_Interrupts]:
-    """Count SIGINT and SIGTERM instead of dying from them, in the main thread."""
+    """Count signals instead of dying from them, in the main thread; what is ignored stays so."""
     interrupts = _Interrupts()
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    former = {number: signal.signal(number, interrupts.take) for number in signals}
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, interrupts.take) for number in heard}
     try:
         yield interrupts
     finally:

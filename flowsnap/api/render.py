@@ -42,9 +42,8 @@ def progress_line(status: JobStatus) -> str:
     parts = [f"{status.job} {status.state}"]
     if (done := progress(status)) is not None:
         parts.append(write.percent(done))
-    sources = [op for op in status.operators if _is_source(op)]
     parts.append(f"{write.count(records_read(status))} records read")
-    parts.append(write.rate(sum(op.records_out_per_s for op in sources)))
+    parts.append(write.rate(sum(op.records_out_per_s for op in _sources(status.operators))))
     parts.append(_checkpoint(status.last_checkpoint))
     if status.failures:
         parts.append(write.plural(len(status.failures), "failure"))
@@ -60,7 +59,7 @@ def progress(status: JobStatus) -> float | None:
 
 def records_read(status: JobStatus) -> int:
     """Return the number of records that the sources have read in this attempt."""
-    return sum(op.records_out for op in status.operators if _is_source(op))
+    return sum(op.records_out for op in _sources(status.operators))
 
 
 def summary(
@@ -128,12 +127,11 @@ def _operators(operators: Sequence[OperatorStatus], *, is_wide: bool) -> Table:
 
 def _row(operator: OperatorStatus, *, is_wide: bool) -> list[RenderableType]:
     cells: list[RenderableType] = [Text(operator.name), str(operator.parallelism)]
-    is_source = _is_source(operator)
     if is_wide:
-        cells.append("" if is_source else write.rate(operator.records_in_per_s))
+        cells.append(write.rate(operator.records_in_per_s))
     cells.append(write.rate(operator.records_out_per_s))
     if is_wide:
-        cells.append("" if is_source else write.count(operator.records_in))
+        cells.append(write.count(operator.records_in))
     cells.append(write.count(operator.records_out))
     cells.append(_share(operator.busy_share, "green", is_wide))
     waiting = _share(operator.backpressured_share, "red", is_wide)
@@ -179,5 +177,6 @@ def _failures(failures: Sequence[str]) -> Text:
     )
 
 
-def _is_source(operator: OperatorStatus) -> bool:
-    return operator.records_in == 0 and (operator.records_out > 0 or operator.progress_total > 0)
+def _sources(operators: Sequence[OperatorStatus]) -> list[OperatorStatus]:
+    """Return the sources, as far as a status tells: the first operator, and those with an end."""
+    return [op for index, op in enumerate(operators) if index == 0 or op.progress_total]

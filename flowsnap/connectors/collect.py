@@ -14,6 +14,7 @@ from flowsnap.connectors.parts import (
     committed_parts,
     operator_tag,
     remove_files,
+    remove_later,
     translated,
 )
 from flowsnap.core.element import Batch
@@ -65,6 +66,7 @@ class Collect(Sink):
             os.makedirs(self._directory, exist_ok=True)
             if submission.is_fresh:
                 remove_files(self._directory, os.listdir(self._directory))
+            remove_later(self._directory, submission)
         except OSError as error:
             raise ConfigError(f"{self._directory} cannot be written: {error.strerror}").hint(
                 "give a job directory that whoever runs the job may write into"
@@ -107,8 +109,8 @@ class Collect(Sink):
     def _load(self) -> None:
         if self._submission is None:
             return
-        run_id, operator = self._submission.run_id, self._submission.operator
-        parts = committed_parts(self._directory, run_id, operator, SUFFIX)
+        runs = (self._submission.run_id, *self._submission.former_run_ids)
+        parts = committed_parts(self._directory, runs, self._submission.operator, SUFFIX)
         self._loaded = {
             part.name: self._loaded.get(part.name) or self._verified(part) for part in parts
         }

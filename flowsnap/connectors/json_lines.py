@@ -15,6 +15,7 @@ from flowsnap.connectors.lines import LineFiles, Parser, without_mark
 from flowsnap.connectors.parts import (
     PartWriter,
     remove_files,
+    remove_later,
     remove_uncommitted,
     run_tag,
     run_tag_of,
@@ -110,6 +111,7 @@ class JsonLinesFiles(LineFiles, Sink):
                 os.unlink(probe)
             if submission.is_fresh:
                 self._start_over(directory, submission)
+            remove_later(directory, submission)
         except OSError as error:
             raise ConfigError(f"{directory} cannot be written: {error.strerror}").hint(
                 "give a directory that whoever runs the job may write into"

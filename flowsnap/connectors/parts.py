@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from flowsnap.core.ids import CheckpointId
-from flowsnap.core.operator import SinkContext
+from flowsnap.core.operator import SinkContext, Submission
 from flowsnap.errors import StorageError
 from flowsnap.failpoint import failpoint
 
@@ -196,14 +196,35 @@ def _tag(name: str, plain: re.Pattern[str]) -> str:
     return f"{readable}.{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
-def committed_parts(directory: str, run_id: str, operator: str, suffix: str) -> list[Part]:
-    """Return the committed parts of one operator in one life of its job, in order."""
-    run, operator = run_tag(run_id), operator_tag(operator)
+def committed_parts(
+    directory: str, run_ids: Sequence[str], operator: str, suffix: str
+) -> list[Part]:
+    """Return the committed parts of one operator in these lives of its job, in order."""
+    runs, operator = {run_tag(run_id) for run_id in run_ids}, operator_tag(operator)
     return sorted(
         Part(int(match["checkpoint"]), int(match["subtask"]), match[0], match["sha256"])
         for match in _matching(_FINAL, directory)
-        if (match["run"], match["operator"], match["suffix"]) == (run, operator, suffix)
+        if match["run"] in runs and (match["operator"], match["suffix"]) == (operator, suffix)
     )
+
+
+def remove_later(directory: str, submission: Submission) -> None:
+    """Remove what an operator committed after the checkpoint that its job goes back to.
+
+    It is going to be written again. Checkpoint ids never come twice in the life of a job, so that
+    those of all its runs compare.
+    """
+    runs = {run_tag(run) for run in (submission.run_id, *submission.former_run_ids)}
+    operator, last = operator_tag(submission.operator), submission.restored_from
+    if last is not None:
+        later = [
+            match[0]
+            for match in _matching(_FINAL, directory)
+            if match["run"] in runs
+            and match["operator"] == operator
+            and int(match["checkpoint"]) > last
+        ]
+        remove_files(directory, later)
 
 
 def remove_files(directory: str, names: Sequence[str]) -> None:

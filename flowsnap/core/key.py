@@ -280,7 +280,7 @@ def decode_prefix(data: bytes, start: int) -> tuple[Any, int]:
     """
     try:
         return _DECODERS[data[start]](data, start + 1)
-    except (KeyError, IndexError, ValueError, OverflowError, struct.error) as error:
+    except (LookupError, ValueError, TypeError, ArithmeticError, struct.error) as error:
         raise StateError(f"no key of format {KEY_FORMAT} at byte {start} of {data!r}") from error
 
 
@@ -362,6 +362,8 @@ def _decode_enum(data: bytes, at: int) -> tuple[Any, int]:
     name, at = decode_prefix(data, at)
     member, end = decode_prefix(data, at)
     class_ = _class_named(name)
+    if not (isinstance(class_, type) and issubclass(class_, enum.Enum)):
+        raise TypeError(f"{name} is no enum")
     if isinstance(member, int):
         return class_(member), end
     if member not in class_.__members__:
@@ -383,7 +385,7 @@ def _decode_fields(data: bytes, at: int) -> tuple[Any, int]:
 
 
 def _class_named(name: str) -> Any:
-    module, _, qualname = name.partition(":")
+    module, _, qualname = str(name).partition(":")
     try:
         found: Any = importlib.import_module(module)
         for part in qualname.split("."):

@@ -261,8 +261,13 @@ def _positions(
 
 def _position(split: Split, known: SplitPosition | None) -> SplitPosition:
     position: Any = None if known is None else known.position
-    is_finished = known is not None and known.is_finished
+    is_finished = known is not None and known.is_finished and not _has_grown(split, known)
     return SplitPosition(split.id, split.payload, split.size, position, is_finished)
+
+
+def _has_grown(split: Split, known: SplitPosition) -> bool:
+    """Return whether there is more in a split than when it was read to its end."""
+    return split.size is not None and known.size is not None and split.size > known.size
 
 
 def _deal(positions: Sequence[SplitPosition], parallelism: int) -> list[tuple[SplitPosition, ...]]:

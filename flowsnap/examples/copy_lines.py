@@ -26,4 +26,3 @@ def pipeline(input: str, output: str) -> Pipeline:
         .sink(JsonLinesFiles(output, existing="replace"), name="output")
     )
     return job
-

@@ -98,13 +98,16 @@ class Killer(threading.Thread):
 
     def _watch(self, kill: Kill, killed_s: float) -> None:
         while not self._handle.is_done:
+            time.sleep(POLL_S)
             status = self._handle.status()
-            if status.attempt > kill.attempt and status.state == "running":
+            if status.attempt == kill.attempt or status.state != "running":
+                continue
+            if kill.recovered_ms is None:
                 kill.recovered_ms = (time.monotonic() - killed_s) * 1000
                 kill.restored_from = status.restored_from
+            if kill.restored_from is None or progress(status):  # as soon as the sources tell
                 kill.resumed_at = progress(status) or 0.0
                 return
-            time.sleep(POLL_S)
 
 
 def collect_sources(file: Path) -> int:
@@ -147,7 +150,7 @@ def tell_kill(kill: Kill | None, console: Console) -> None:
         console.print(
             f"[bold]restored[/] from checkpoint {kill.restored_from} "
             f"after {write.duration(kill.recovered_ms)}; "
-            f"{write.percent(replayed)} of the input was read again"
+            f"about {write.percent(replayed)} of the input was read again"
         )
 
 
@@ -171,7 +174,8 @@ def verdict(values: list[tuple[str, int]], expected: Counter[str], console: Cons
         return False
     if counted == expected:
         total = f"{len(counted):,} different words, {sum(counted.values()):,} in all"
-        console.print(Text(f"exactly right: {total}, as an independent count says", "bold green"))
+        agrees = f"exactly right: {total}, as an independent count says"
+        console.print(Text(agrees, "bold green"), soft_wrap=True)
         return True
     wrong = [word for word in counted.keys() | expected if counted.get(word, 0) != expected[word]]
     console.print(Text(f"wrong: {len(wrong):,} words differ, such as {wrong[:5]}", "bold red"))

@@ -44,7 +44,7 @@ from flowsnap.core.message import (
     WorkerReady,
 )
 from flowsnap.core.restart import RestartPolicy
-from flowsnap.errors import ConnectionLost, FlowsnapError, JobFailed, StorageError
+from flowsnap.errors import CheckpointError, ConnectionLost, FlowsnapError, JobFailed, StorageError
 from flowsnap.failpoint import failpoint
 from flowsnap.runtime.attempt import Attempt, versions
 from flowsnap.runtime.clock import Clock
@@ -407,9 +407,12 @@ class JobManager:
         )
         try:
             self._recovery.write_manifest(manifest)
-        except StorageError as error:
-            LOG.warning("checkpoint %d: %s", action.checkpoint_id, error)
-            self._coordinate(checkpoints.ManifestFailed(action.checkpoint_id, str(error)))
+        except (CheckpointError, StorageError) as error:
+            if isinstance(error, StorageError) and not error.is_definite:
+                # It may be there: no abort and no delete. The next attempt looks what there is.
+                self._feed(life.AttemptFailed(str(error), True, None))
+            else:
+                self._coordinate(checkpoints.ManifestFailed(action.checkpoint_id, str(error)))
             return
         self._report.checkpoint_completed(manifest)
         self._coordinate(checkpoints.ManifestWritten(action.checkpoint_id))

@@ -9,7 +9,7 @@ from pathlib import Path
 from flowsnap.config import JobConfig
 from flowsnap.core import restore
 from flowsnap.core.graph import ExecutionGraph, JobGraph, OperatorKind
-from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId
+from flowsnap.core.ids import CheckpointId, OperatorId
 from flowsnap.core.manifest import CheckpointManifest
 from flowsnap.core.message import TaskAssignment
 from flowsnap.core.operator import Sink, Source, Split, Submission
@@ -41,7 +41,7 @@ class Recovery:
         self.scratch = scratch
         self._wanted = wanted
         self._restored: CheckpointManifest | None = None
-        self._completed_here: set[CheckpointId] = set()
+        self._newest_before = CheckpointId(0)
         self._splits: Mapping[OperatorId, Sequence[Split]] = {}
         self.run_id = directory.run_id or ""
 
@@ -55,6 +55,7 @@ class Recovery:
             RestoreError: the wanted checkpoint does not exist, or the pipeline does not fit it.
         """
         self._directory.clean_leftovers()
+        self._newest_before = max(self._directory.checkpoints(), default=CheckpointId(0))
         self._restored = self._choose()
         if self._restored is None or self._restored.run_id != self.run_id:
             self.run_id = self._directory.begin_run()
@@ -111,9 +112,12 @@ class Recovery:
         """
         attempt = self._directory.begin_attempt()
         failpoint("rs.attempt_persisted")
-        if self._completed_here:
-            self._restored = self._directory.read_manifest(max(self._completed_here))
+        # Asked of the store, not of our memory: a manifest whose outcome was unknown may be there.
+        newest = max(self._directory.checkpoints(), default=CheckpointId(0))
+        if newest > self._newest_before:
+            self._restored = self._directory.read_manifest(newest)
         failpoint("rs.manifest_read")
+        self._directory.remove_work()  # every task of an older attempt is gone, or fenced
         return Deployment(
             job=self.job,
             run_id=self.run_id,
@@ -126,13 +130,8 @@ class Recovery:
             code=self._code,
             job_directory=self._directory.root,
             socket_directory=self.scratch,
-            work_directory=self._work_directory(attempt),
+            work_directory=self._directory.work_directory(attempt),
         )
-
-    def _work_directory(self, attempt: AttemptId) -> Path:
-        # Every task of an older attempt is gone, or fenced.
-        shutil.rmtree(self._directory.root / "work", ignore_errors=True)
-        return self._directory.work_directory(attempt)
 
     def _assign(self, graph: ExecutionGraph) -> tuple[TaskAssignment, ...]:
         if self._restored is None:
@@ -149,10 +148,10 @@ class Recovery:
         """Commit a checkpoint.
 
         Raises:
-            StorageError: the manifest is surely not there.
+            CheckpointError: the manifest cannot be written down.
+            StorageError: with ``is_definite`` it is surely not there; without, nobody knows.
         """
         self._directory.write_manifest(manifest)
-        self._completed_here.add(manifest.checkpoint_id)
 
     def retire(self, retained: int) -> None:
         """Delete the checkpoints beyond the newest ``retained``, and what only they refer to.
@@ -168,7 +167,7 @@ class Recovery:
 
     def close(self) -> None:
         """Release the job's directory, and remove what only this run needed."""
-        shutil.rmtree(self._directory.root / "work", ignore_errors=True)
+        self._directory.remove_work()
         self._directory.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
 

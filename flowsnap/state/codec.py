@@ -127,7 +127,7 @@ def _judge_of(type_: type) -> Callable[[Any], bool]:
         return _judge_of_fields(type_.__struct_fields__)
     if dataclasses.is_dataclass(type_) and getattr(type_, "__dataclass_params__").frozen:  # noqa: B009
         return _judge_of_fields(tuple(field.name for field in dataclasses.fields(type_)))
-    if issubclass(type_, tuple) and hasattr(type_, "_fields") and not hasattr(type_, "__dict__"):
+    if issubclass(type_, tuple) and hasattr(type_, "_fields") and type_.__dictoffset__ == 0:
         return _all_immutable
     return _is_never
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,8 @@ class Persist:
 
     def _remove_files(self) -> None:
         for path in self._paths:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # RocksDB took it over, or it was never made.
+                path.unlink()
         self._paths.clear()
 
     def _checkpoint(self) -> Iterator[None]:

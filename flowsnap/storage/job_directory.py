@@ -102,13 +102,17 @@ class JobDirectory(JobStore):
         Raises:
             StorageError: it stopped half-way; the next call goes on. Nothing kept is affected.
         """
+        return self.remove_work() + super().clean_leftovers()
+
+    def remove_work(self) -> list[str]:
+        """Delete the local state of every attempt there was; none may be running."""
         deleted = []
         for entry in FileSystem().scan(self.root / layout.WORK):
             if entry.is_directory and layout.is_work(entry.name):
                 # A worker of an earlier life may still be writing: what stays goes the next time.
                 shutil.rmtree(self.root / layout.WORK / entry.name, ignore_errors=True)
                 deleted.append(f"{layout.WORK}/{entry.name}")
-        return deleted + super().clean_leftovers()
+        return deleted
 
     def _local(self, *parts: str) -> Path:
         self._check_writable()

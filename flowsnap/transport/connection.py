@@ -130,7 +130,7 @@ class Connection:
         self._pieces.clear()
         if socket is not None:
             socket.disable_monitor()
-            socket.close()
+            socket.close(linger=None if self.session.is_greeted else 0)
         if monitor is not None:
             monitor.close(linger=0)
 
@@ -148,13 +148,15 @@ class Connection:
     def _transmit(self, parts: Sequence[Part]) -> None:
         socket = self._socket
         assert socket is not None
+        if self._lost:
+            raise ConnectionLost(f"worker {self.session.peer} is gone ({self._lost})")
         try:
             for part in parts[:-1]:
                 socket.send(part, zmq.SNDMORE | zmq.NOBLOCK, copy=False)
             socket.send(parts[-1], zmq.NOBLOCK, copy=False)
         except zmq.ZMQError as error:
             raise ConnectionLost(
-                f"worker {self.session.peer} is gone or has stopped reading: {error}"
+                f"worker {self.session.peer} has stopped reading, or is gone: {error}"
             ) from error
 
     def _receive_frames(self, received: list[Received], limit: int) -> None:

@@ -153,6 +153,8 @@ class ControlClient:
             ConnectionLost: the job manager is gone or has stopped reading.
         """
         data = encode_message(message)
+        if has_input(self._monitor):
+            raise ConnectionLost(f"worker {self._worker} has lost the job manager")
         try:
             self.socket.send(data, zmq.NOBLOCK)
         except zmq.ZMQError as error:

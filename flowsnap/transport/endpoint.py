@@ -16,6 +16,9 @@ LINGER_MS = 1_000
 HANDSHAKE_MS = 5_000
 SEND_TIMEOUT_MS = 1_000
 
+# Never, for us. ZeroMQ's own "never" (-1) throws away what has come and is not read yet.
+RECONNECT_MS = 24 * 3_600_000
+
 # sockaddr_un.sun_path, less the NUL at its end
 _PATH_BYTES_MAX = 103 if sys.platform == "darwin" else 107
 
@@ -52,7 +55,7 @@ def limit(socket: zmq.Socket[bytes], bytes_max: int) -> None:
     socket.set(zmq.MAXMSGSIZE, bytes_max)
     socket.set(zmq.LINGER, LINGER_MS)
     socket.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-    socket.set(zmq.RECONNECT_IVL, -1)
+    socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
 
 
 def has_input(socket: zmq.Socket[bytes]) -> bool:

@@ -114,9 +114,9 @@ def decode_header(part: memoryview) -> Header:
     )
     known = _KINDS.get(kind)
     if magic != MAGIC:
-        raise PeerProtocolError(f"expected a frame, found bytes that begin with {magic:#06x}")
+        raise PeerProtocolError(f"bytes that begin with {magic:#06x}, which is no frame")
     if version != VERSION:
-        raise PeerProtocolError(f"expected protocol version {VERSION}, found {version}").hint(
+        raise PeerProtocolError(f"protocol version {version}, expected {VERSION}").hint(
             "all workers must run the same version of flowsnap"
         )
     if known is None or flags & ~_FLAGS or (flags and known is not FrameKind.BATCH):
@@ -134,18 +134,18 @@ def check_payload(header: Header, sizes: list[int]) -> None:
     """
     if len(sizes) - 1 != header.parts or sum(sizes) != header.payload_bytes:
         raise PeerProtocolError(
-            f"a {header.kind.name.lower()} frame announced {header.payload_bytes} bytes in "
-            f"{header.parts} further parts, found {sum(sizes)} in {len(sizes) - 1}"
+            f"a {_name(header.kind)} frame of {sum(sizes)} bytes in {len(sizes) - 1} further parts, "
+            f"announced as {header.payload_bytes} in {header.parts}"
         )
     carries = header.kind in (FrameKind.BATCH, FrameKind.GREETING)
     if carries != (header.payload_bytes > 0) or (not carries and header.records):
         raise PeerProtocolError(
-            f"a {header.kind.name.lower()} frame with {header.records} records and "
+            f"a {_name(header.kind)} frame with {header.records} records and "
             f"{header.payload_bytes} bytes"
         )
     is_inline = header.kind is FrameKind.GREETING or bool(header.flags & INLINE)
     if is_inline != (sizes[0] > 0) and carries:
-        raise PeerProtocolError(f"a {header.kind.name.lower()} frame has its payload out of place")
+        raise PeerProtocolError(f"a {_name(header.kind)} frame has its payload out of place")
 
 
 def encode_greeting(greeting: Greeting) -> bytes:
@@ -205,7 +205,7 @@ def control_element(kind: FrameKind, value: int) -> Control:
         return Barrier(CheckpointId(value))
     element = _VALUELESS.get(kind)
     if element is None or value:
-        raise PeerProtocolError(f"a {kind.name.lower()} frame with the value {value}")
+        raise PeerProtocolError(f"a {_name(kind)} frame with the value {value}")
     return element
 
 
@@ -214,3 +214,7 @@ _VALUELESS: dict[FrameKind, Control] = {
     FrameKind.IDLE: Idle(),
     FrameKind.ACTIVE: Active(),
 }
+
+
+def _name(kind: FrameKind) -> str:
+    return kind.name.lower().replace("_", " ")

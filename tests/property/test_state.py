@@ -23,9 +23,9 @@ from flowsnap.core.operator import MISSING
 from flowsnap.state.backend import Persist, RestoredState, StateBackend
 
 OPERATOR = OperatorId("op")
-KEYS = st.sampled_from(["", "a", "a\0", "ab", 0, 1, 2**64, ("a", 1), None, b"a", 0.5])
-ENTRIES = st.sampled_from(["", "a", "a\0", 1, ("a",)])
-VALUES = st.one_of(st.integers(-3, 3), st.lists(st.integers(0, 3), max_size=2), st.just((1, [2])))
+KEYS = st.sampled_from(["a", "a\0", 1])  # few, so that the rules meet
+ENTRIES = st.sampled_from(["", 1])
+VALUES = st.one_of(st.lists(st.integers(0, 3), max_size=2), st.integers(-3, 3))
 
 
 class GenerationalTablesActAsDicts(RuleBasedStateMachine):

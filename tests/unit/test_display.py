@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -22,7 +23,9 @@ LINES = OperatorStatus(
     name=OperatorId("lines"),
     type="TextFiles",
     parallelism=2,
+    records_in=1_204_000,
     records_out=1_204_000,
+    records_in_per_s=812_000.0,
     records_out_per_s=812_000.0,
     busy_share=0.31,
     backpressured_share=0.42,
@@ -177,9 +180,9 @@ def test_a_job_without_workers_is_said_to_run_in_one_process() -> None:
 def test_the_row_of_an_operator_holds_its_rates_totals_shares_and_progress() -> None:
     row = shown(render(a_status(), width=130))[3].split()
 
-    assert row[:7] == ["lines", "2", "812", "k/s", "1.20", "M", "█▌···"]
-    assert row[7:12] == ["31", "%", "██▏··", "42", "%"]
-    assert row[12:] == ["count", "█████▏····", "51", "%"]
+    assert row[:10] == ["lines", "2", *["812", "k/s"] * 2, *["1.20", "M"] * 2]
+    assert row[10:16] == ["█▌···", "31", "%", "██▏··", "42", "%"]
+    assert row[16:] == ["count", "█████▏····", "51", "%"]
 
 
 def test_a_narrow_terminal_gets_every_operator_whole_and_drops_what_came_in() -> None:
@@ -307,7 +310,7 @@ def interrupt(*looks: int, number: int = signal.SIGINT) -> Any:
     return lambda look: os.kill(os.getpid(), number) if look in looks else None
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_interrupt_stops_the_job_in_order(number: int) -> None:
     stream = io.StringIO()
     job = Script(4, a_result(state="stopped"), interrupt(1, number=number))
@@ -326,10 +329,15 @@ def test_the_second_interrupt_cancels_the_job() -> None:
     assert job.asked == ["stop", "cancel"]
 
 
-def test_a_job_goes_on_when_nobody_reads_about_it_any_more() -> None:
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_job_goes_on_when_nobody_can_read_about_it(number: int, is_terminal: bool) -> None:
     class Closed(io.StringIO):
         def write(self, text: str) -> int:
-            raise BrokenPipeError
+            raise OSError(number, "closed")
+
+        def isatty(self) -> bool:
+            return is_terminal
 
     job = Script(3, a_result(), lambda _: logging.getLogger("flowsnap").info("started"))
 
@@ -364,6 +372,18 @@ def test_signal_handlers_are_given_back() -> None:
     follow(Script(1, a_result()), stream=io.StringIO())
 
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    job = Script(3, a_result(), interrupt(1, number=signal.SIGHUP))
+
+    try:
+        follow(job, stream=io.StringIO())
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+    assert job.asked == []
 
 
 def test_a_job_can_be_followed_from_another_thread() -> None:

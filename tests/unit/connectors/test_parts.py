@@ -84,7 +84,7 @@ def test_several_parts_may_wait_for_their_commit(tmp_path: Path) -> None:
     parts.commit(committables)
 
     assert [
-        part.checkpoint_id for part in committed_parts(str(tmp_path), "r1", "out", ".jsonl")
+        part.checkpoint_id for part in committed_parts(str(tmp_path), ["r1"], "out", ".jsonl")
     ] == [
         1,
         2,
@@ -140,7 +140,7 @@ def test_hashed_part_carries_its_sha256_and_is_checked_at_commit(tmp_path: Path)
     assert committable["sha256"] in committable["final"]
     with pytest.raises(StorageError, match="does not have the sha256"):
         parts.commit([committable])
-    assert committed_parts(str(tmp_path), "r1", "out", ".jsonl") == []
+    assert committed_parts(str(tmp_path), ["r1"], "out", ".jsonl") == []
 
 
 def test_every_part_has_a_hash_of_its_own(tmp_path: Path) -> None:
@@ -233,13 +233,13 @@ def test_parts_are_ordered_by_checkpoint_then_subtask(tmp_path: Path) -> None:
         parts.write(b"x")
         parts.commit([parts.prepare(CheckpointId(checkpoint_id)) or {}])
 
-    found = committed_parts(str(tmp_path), "r1", "out", ".jsonl")
+    found = committed_parts(str(tmp_path), ["r1"], "out", ".jsonl")
 
     assert [(p.checkpoint_id, p.subtask) for p in found] == [(1, 0), (1, 1), (2, 0), (10, 0)]
 
 
 def test_missing_directory_holds_no_parts(tmp_path: Path) -> None:
-    assert committed_parts(str(tmp_path / "gone"), "r1", "out", ".jsonl") == []
+    assert committed_parts(str(tmp_path / "gone"), ["r1"], "out", ".jsonl") == []
 
 
 def test_write_into_a_directory_that_is_gone_is_a_storage_error(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_parts_of_any_run_and_operator_are_found_again(
         parts.commit([committable])
 
     assert run_tag_of(committable["final"]) == run_tag(run_id)
-    assert len(committed_parts(str(tmp_path), run_id, operator, ".jsonl")) == 2
+    assert len(committed_parts(str(tmp_path), [run_id], operator, ".jsonl")) == 2
 
 
 def test_name_of_another_kind_belongs_to_no_run() -> None:
