@@ -79,11 +79,11 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     strategy: Literal["exponential", "fixed", "rate", "none"] = "exponential"
-    attempts_max: int = 10
+    attempts_max: int = 6
     delay_ms: int = 100
     delay_ms_max: int = 60_000
     jitter: float = 0.1
-    reset_after_ms: int = 600_000
+    reset_after_ms: int = 60_000
     interval_ms: int = 300_000
 
 

@@ -9,10 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import IO, Protocol
+from typing import IO, Any, Protocol, cast
 
 from rich.console import Console
 from rich.live import Live
@@ -71,7 +70,8 @@ def follow(
     Raises:
         JobFailed: the job failed, and was not or no longer restarted.
     """
-    console = _Console(file=stream or sys.stderr, highlight=False, quiet=quiet)
+    lasting = cast(IO[str], _Lasting(stream or sys.stderr))
+    console = Console(file=lasting, highlight=False, quiet=quiet)
     with ExitStack() as stack:
         stack.enter_context(_log_lines(console, is_quiet=quiet))
         interrupts = stack.enter_context(_interrupts())
@@ -81,19 +81,33 @@ def follow(
             show = _lines(console)
         try:
             result = _until_done(handle, interrupts, show, console)
-            _print(console, partial(show, handle.status()))
+            show(handle.status())
         finally:
             _abandon(handle)
-    last = summary(result, handle.status(), state_dir=state_dir)
-    _print(console, partial(console.print, last))
+    console.print(summary(result, handle.status(), state_dir=state_dir), soft_wrap=True)
     return result
 
 
-class _Console(Console):
-    """A console that falls silent when nobody reads it any more; rich would end the process."""
+class _Lasting:
+    """A stream that takes everything, also when nobody can read it any more: the job matters more.
 
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
+    Without it a closed pipe or a terminal that is gone would end the job's process.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Interrupts:
@@ -138,7 +152,7 @@ def _until_done(
         try:
             return handle.wait(timeout_s=REFRESH_S)
         except TimeoutError:
-            _print(console, partial(show, handle.status()))
+            show(handle.status())
 
 
 @contextmanager
@@ -176,16 +190,7 @@ class _ConsoleHandler(logging.Handler):
 
 
 def _print_line(console: Console, line: str, style: str = "") -> None:
-    text = Text(printable(line), style=style)
-    _print(console, partial(console.print, text, soft_wrap=True))
-
-
-def _print(console: Console, draw: Callable[[], object]) -> None:
-    """Draw something; once the terminal is gone, fall silent: the job matters more."""
-    try:
-        draw()
-    except OSError:
-        console.quiet = True
+    console.print(Text(printable(line), style=style), soft_wrap=True)
 
 
 @contextmanager

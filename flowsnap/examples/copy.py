@@ -10,11 +10,11 @@ if __name__ == "copy":
     # library: hand over to the module of this name that everybody else means.
     folder = sys.path.pop(0)
     del sys.modules[__name__]
-    import copy as copy
+    import copy  # noqa: F401 - which takes this module's place
 
     sys.path.insert(0, folder)
 else:
-    from flowsnap.examples.copy_lines import pipeline as pipeline
+    from flowsnap.examples.copy_lines import pipeline
 
     if __name__ == "__main__":
         pipeline(*sys.argv[1:]).run()

@@ -48,7 +48,9 @@ class Builder:
         worker: WorkerId,
         code: Mapping[OperatorId, Any],
         writer: CheckpointWriter,
+        make_state: Callable[..., StateBackend] = StateBackend,
     ) -> None:
+        self._make_state = make_state
         self._deploy = deploy
         self._worker = worker
         self._code = code
@@ -127,7 +129,7 @@ class Builder:
             self._writer.restore(state.handle.files, target)
             restored.append(RestoredState(target, state.handle.tables, state.handle.key_groups))
         failpoint("rs.files_verified")
-        backend = StateBackend(
+        backend = self._make_state(
             directory,
             key_groups=task.key_groups,
             max_parallelism=self._deploy.graph.max_parallelism,

@@ -8,10 +8,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import zmq
 
+from flowsnap import failpoint
 from flowsnap.config import JobConfig
 from flowsnap.core.graph import ExecutionGraph, build_execution_graph, validate
 from flowsnap.core.ids import WorkerId
@@ -156,15 +158,19 @@ class _Driver:
         self._close()
 
     def _close(self) -> None:
+        """Release everything; whatever fails at it, the job has ended and ``wait`` returns."""
         if self.is_closed:
             return
         try:
-            if self._result is not None and self._result.state == "finished":
-                self._recovery.finish()
+            with ExitStack() as stack:
+                if self._context is not None:
+                    stack.callback(self._context.destroy, linger=0)
+                stack.callback(self._manager.close)
+                if self._result is not None and self._result.state == "finished":
+                    self._recovery.finish()
+        except Exception as error:
+            self._error = self._error or error
         finally:
-            self._manager.close()
-            if self._context is not None:
-                self._context.destroy(linger=0)
             self.is_closed = True
 
 
@@ -186,6 +192,7 @@ def start_job(
         ConfigError: the pipeline, a setting, an input or a target is not usable.
         RestoreError: the wanted checkpoint does not exist, or the pipeline does not fit it.
     """
+    failpoint.arm_from_environment()
     validate(definition.graph)
     graph = build_execution_graph(definition.graph, config.workers)
     if config.workers:

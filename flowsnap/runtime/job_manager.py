@@ -171,9 +171,10 @@ class JobManager:
 
     def close(self) -> None:
         """End every worker and release what is held; also after an error."""
-        self._launcher.close()
-        self._control.close()
-        self._recovery.close()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._recovery.close)
+            stack.callback(self._control.close)
+            stack.callback(self._launcher.close)
 
     def _idle_ms(self, now_ms: int) -> int:
         deadlines = [self._machine.next_deadline_ms(), now_ms + IDLE_MS]

@@ -9,7 +9,7 @@ from flowsnap.core.message import Deploy
 from flowsnap.errors import LocalProtocolError
 from flowsnap.runtime.clock import Clock
 from flowsnap.runtime.definition import PipelineDefinition
-from flowsnap.runtime.worker import IDLE_MS, Worker
+from flowsnap.runtime.worker import IDLE_MS, Edges, Worker
 from flowsnap.storage.writer import CheckpointWriter
 from flowsnap.transport.control import MemoryControl
 from flowsnap.transport.plane import DataPlane
@@ -36,14 +36,12 @@ class LocalLauncher:
     def launch(self, worker: WorkerId) -> None:
         self.kill(worker)
         client = self._control.client(worker)
-        self._worker = Worker(
-            worker,
-            client,
-            self._clock,
+        edges = Edges(
             load_code=lambda _: self._definition.code,
             make_plane=_refuse_plane,
             make_writer=lambda deploy: CheckpointWriter(Path(deploy.job_directory), deploy.attempt),
         )
+        self._worker = Worker(worker, client, self._clock, edges)
         client.greet()
 
     def kill(self, worker: WorkerId) -> None:

@@ -13,7 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +26,11 @@ from flowsnap.runtime.clock import now_ns
 from flowsnap.runtime.task import TakenSnapshot
 from flowsnap.state.backend import LocalFile
 from flowsnap.storage.writer import CheckpointWriter
+
+
+def upload_thread() -> Executor:
+    """Return the helper thread that stores finished files."""
+    return ThreadPoolExecutor(1, thread_name_prefix="flowsnap-upload")
 
 
 class SnapshotEvents(Protocol):
@@ -72,10 +77,12 @@ class _Pending:
 class Snapshotter:
     """Takes snapshots of a worker's tasks from frozen to durable."""
 
-    def __init__(self, writer: CheckpointWriter, events: SnapshotEvents) -> None:
+    def __init__(
+        self, writer: CheckpointWriter, events: SnapshotEvents, executor: Executor
+    ) -> None:
         self._writer = writer
         self._events = events
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="flowsnap-upload")
+        self._pool = executor
         self._queue: deque[_Pending] = deque()
         self._uploading: deque[_Pending] = deque()
         self._files: dict[TaskId, SharedFiles] = {}

@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flowsnap.core.element import Element
@@ -43,8 +45,9 @@ from flowsnap.runtime.clock import Clock
 from flowsnap.runtime.deployment import Builder
 from flowsnap.runtime.input import InputChannel
 from flowsnap.runtime.output import OutputChannel
-from flowsnap.runtime.snapshot import Snapshotter
+from flowsnap.runtime.snapshot import Snapshotter, upload_thread
 from flowsnap.runtime.task import TakenSnapshot, TaskRunner
+from flowsnap.state.backend import StateBackend
 from flowsnap.storage.writer import CheckpointWriter
 from flowsnap.transport.plane import Arrival, DataPlane
 
@@ -63,32 +66,33 @@ class ControlLink(Protocol):
         """Return what has come, in order."""
 
 
-class Worker:
-    """Runs the tasks of one worker, attempt after attempt.
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """What a worker acts on, made for each deployment.
 
-    ``load_code`` returns the operator templates of a deployment, ``make_plane`` the connections to
-    the other workers, ``make_writer`` access to the checkpoint store.
+    ``load_code`` returns the operator templates, ``make_plane`` the connections to the other
+    workers, ``make_writer`` access to the checkpoint store, ``make_state`` the keyed state of a
+    task, ``make_executor`` what stores finished files: one at a time, in order.
     """
 
-    def __init__(
-        self,
-        id: WorkerId,
-        control: ControlLink,
-        clock: Clock,
-        *,
-        load_code: Callable[[Deploy], Mapping[OperatorId, Any]],
-        make_plane: Callable[[Deploy, WorkerId], DataPlane],
-        make_writer: Callable[[Deploy], CheckpointWriter],
-    ) -> None:
+    load_code: Callable[[Deploy], Mapping[OperatorId, Any]]
+    make_plane: Callable[[Deploy, WorkerId], DataPlane]
+    make_writer: Callable[[Deploy], CheckpointWriter]
+    make_state: Callable[..., StateBackend] = StateBackend
+    make_executor: Callable[[], Executor] = upload_thread
+
+
+class Worker:
+    """Runs the tasks of one worker, attempt after attempt."""
+
+    def __init__(self, id: WorkerId, control: ControlLink, clock: Clock, edges: Edges) -> None:
         self.id = id
         self.steps = 0
         self.is_done = False
         self.plane: DataPlane | None = None
         self._control = control
         self._clock = clock
-        self._load_code = load_code
-        self._make_plane = make_plane
-        self._make_writer = make_writer
+        self._edges = edges
         self._attempt = AttemptId(0)
         self._tasks: list[TaskRunner] = []
         self._inputs: dict[ChannelId, InputChannel] = {}
@@ -209,8 +213,9 @@ class Worker:
         self._close_attempt()
         self._attempt = deploy.attempt
         self._positions_interval_ms = deploy.config.heartbeat_interval_ms
-        writer = self._make_writer(deploy)
-        self._snapshots = Snapshotter(writer, self)
+        edges = self._edges
+        writer = edges.make_writer(deploy)
+        self._snapshots = Snapshotter(writer, self, edges.make_executor())
         tasks = {task.id: task.worker for task in deploy.graph.tasks}
         self._is_local_target = {
             channel.id: tasks[channel.target] == self.id for channel in deploy.graph.channels
@@ -218,10 +223,10 @@ class Worker:
         self._is_local_source = {
             channel.id: tasks[channel.source] == self.id for channel in deploy.graph.channels
         }
-        self.plane = self._make_plane(deploy, self.id) if deploy.graph.workers > 1 else None
+        self.plane = edges.make_plane(deploy, self.id) if deploy.graph.workers > 1 else None
         if self.plane is not None:
             self.plane.bind()
-        builder = Builder(deploy, self.id, self._load_code(deploy), writer)
+        builder = Builder(deploy, self.id, edges.load_code(deploy), writer, edges.make_state)
         for built in builder.build(self, self._deliver, self._grant):
             task = built.runner
             self._tasks.append(task)

@@ -24,7 +24,7 @@ from flowsnap import failpoint
 from flowsnap.core.ids import OperatorId, WorkerId
 from flowsnap.core.message import Deploy, WorkerSettings
 from flowsnap.runtime.clock import SystemClock
-from flowsnap.runtime.worker import Worker
+from flowsnap.runtime.worker import Edges, Worker
 from flowsnap.serialize import load_code
 from flowsnap.storage.writer import CheckpointWriter
 from flowsnap.transport.control import ControlClient, HeartbeatSender
@@ -60,9 +60,11 @@ def _run(settings: WorkerSettings, context: zmq.Context[Any]) -> None:
         settings.worker,
         control,
         SystemClock(),
-        load_code=_CodeCache(),
-        make_plane=lambda deploy, id_: make_plane(context, deploy, id_),
-        make_writer=lambda deploy: CheckpointWriter(Path(deploy.job_directory), deploy.attempt),
+        Edges(
+            load_code=_CodeCache(),
+            make_plane=lambda deploy, id_: make_plane(context, deploy, id_),
+            make_writer=lambda deploy: CheckpointWriter(Path(deploy.job_directory), deploy.attempt),
+        ),
     )
     heartbeat = HeartbeatSender(
         context,

@@ -61,6 +61,11 @@ class ControlServer:
             raise ConnectionLost(f"cannot bind {endpoint}: {error}") from error
 
     @property
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """What to poll for reading before ``receive``."""
+        return [self.socket]
+
+    @property
     def refused(self) -> int:
         """How many messages came from sockets that had not shown the token."""
         return self._admission.refused
@@ -241,7 +246,7 @@ class HeartbeatSender:
         except zmq.ContextTerminated:
             return  # The process is ending.
         finally:
-            socket.close()
+            socket.close(linger=0)
 
     def _beat(self, socket: zmq.Socket[bytes]) -> None:
         heartbeat = Heartbeat(
@@ -277,6 +282,11 @@ class MemoryControlServer:
         self.inbox: deque[tuple[bytes, bytes]] = deque()
         self.outboxes: dict[bytes, deque[bytes]] = {}
         self._admission = Admission(token)
+
+    @property
+    def sockets(self) -> list[zmq.Socket[bytes]]:
+        """Nothing to poll."""
+        return []
 
     @property
     def refused(self) -> int:
@@ -321,7 +331,8 @@ class MemoryControlClient:
         self._worker = worker
         self._token = token
         self._identity = make_identity(worker)
-        server.outboxes[self._identity] = deque()
+        self._inbox: deque[bytes] = deque()
+        server.outboxes[self._identity] = self._inbox
 
     @property
     def sockets(self) -> list[zmq.Socket[bytes]]:
@@ -334,25 +345,24 @@ class MemoryControlClient:
 
     def send(self, message: FromWorker) -> None:
         """Send to the job manager, as ``ControlClient.send`` does."""
-        self._outbox()
+        self._check()
         self._server.inbox.append((self._identity, encode_message(message)))
 
     def receive(self) -> list[ToWorker]:
         """Return what has come, as ``ControlClient.receive`` does."""
-        outbox = self._outbox()
-        received = [decode_to_worker(data) for data in outbox]
-        outbox.clear()
+        if not self._inbox:
+            self._check()
+        received = [decode_to_worker(data) for data in self._inbox]
+        self._inbox.clear()
         return received
 
     def close(self) -> None:
         """Leave the job manager. Idempotent."""
         self._server.outboxes.pop(self._identity, None)
 
-    def _outbox(self) -> deque[bytes]:
-        outbox = self._server.outboxes.get(self._identity)
-        if outbox is None:
+    def _check(self) -> None:
+        if self._identity not in self._server.outboxes:
             raise ConnectionLost(f"worker {self._worker} has lost the job manager")
-        return outbox
 
 
 def _dealer(context: zmq.Context[zmq.Socket[bytes]], identity: bytes) -> zmq.Socket[bytes]:

@@ -134,14 +134,14 @@ def check_payload(header: Header, sizes: list[int]) -> None:
     """
     if len(sizes) - 1 != header.parts or sum(sizes) != header.payload_bytes:
         raise PeerProtocolError(
-            f"a {_name(header.kind)} frame of {sum(sizes)} bytes in {len(sizes) - 1} further parts, "
-            f"announced as {header.payload_bytes} in {header.parts}"
+            f"a {_name(header.kind)} frame of {sum(sizes)} bytes in {len(sizes) - 1} further "
+            f"parts, announced as {header.payload_bytes} in {header.parts}"
         )
     carries = header.kind in (FrameKind.BATCH, FrameKind.GREETING)
-    if carries != (header.payload_bytes > 0) or (not carries and header.records):
+    if carries != (header.payload_bytes > 0) or (not carries and (header.records or header.parts)):
         raise PeerProtocolError(
             f"a {_name(header.kind)} frame with {header.records} records and "
-            f"{header.payload_bytes} bytes"
+            f"{header.payload_bytes} bytes in {header.parts} further parts"
         )
     is_inline = header.kind is FrameKind.GREETING or bool(header.flags & INLINE)
     if is_inline != (sizes[0] > 0) and carries:

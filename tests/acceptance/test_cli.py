@@ -88,11 +88,15 @@ def interrupted(here: Path, number: signal.Signals) -> tuple[int, str]:
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     with process:
         assert process.stderr is not None
         lines = until(process.stderr, "completed")
-        process.send_signal(number)
+        if number is signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does: the workers get it, too
+        else:
+            process.send_signal(number)
         rest = process.stderr.read()
     return process.returncode, "".join(lines) + rest
 

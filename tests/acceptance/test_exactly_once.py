@@ -93,14 +93,18 @@ def test_a_job_is_resumed_with_another_number_of_workers(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("point", FAST_WORKER)
 def test_a_worker_that_dies_at_a_protocol_step_loses_nothing(tmp_path: Path, point: str) -> None:
-    finish(Run(tmp_path, "--workers", "2", failpoints=f"{point}=kill@2,worker=1"))
+    text = finish(Run(tmp_path, "--workers", "2", failpoints=f"{point}=kill@2,worker=1"))
+
+    assert "was killed by SIGKILL" in text
 
 
 @pytest.mark.parametrize("point", FAST_JOB_MANAGER)
 def test_a_job_manager_that_dies_at_a_protocol_step_loses_nothing(
     tmp_path: Path, point: str
 ) -> None:
-    Run(tmp_path, "--workers", "2", failpoints=f"{point}=kill@2").wait()
+    first = Run(tmp_path, "--workers", "2", failpoints=f"{point}=kill@2")
+    first.wait()
+    assert first.process.returncode == -signal.SIGKILL, f"{point} was never passed"
 
     rerun_until_done(tmp_path)
 

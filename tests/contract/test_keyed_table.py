@@ -211,7 +211,7 @@ def test_operators_of_one_task_do_not_see_each_others_state(world: World) -> Non
 def test_a_name_declared_again_with_another_kind_is_refused_with_both_named(world: World) -> None:
     states = world.open().context(A)
     states.table("t")
-    with pytest.raises(StateIncompatible, match="'t' of operator 'a' .* map state.* value state"):
+    with pytest.raises(StateIncompatible, match=r"'t' of operator 'a' .* map state.* value state"):
         states.map_state("t")
 
 

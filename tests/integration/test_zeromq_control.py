@@ -32,11 +32,10 @@ from flowsnap.errors import (
     ConfigError,
     ConnectionLost,
     FlowsnapError,
-    LocalProtocolError,
     PeerProtocolError,
 )
 from flowsnap.transport.control import ControlClient, ControlServer, HeartbeatSender, MemoryControl
-from flowsnap.transport.message import decode_from_worker, decode_to_worker, encode_message
+from flowsnap.transport.message import decode_to_worker, encode_message
 
 TOKEN = "right"
 ONE = AttemptId(1)
@@ -46,6 +45,8 @@ Context = zmq.Context[zmq.Socket[bytes]]
 
 class Server(Protocol):
     @property
+    def sockets(self) -> list[zmq.Socket[bytes]]: ...
+    @property
     def refused(self) -> int: ...
     def receive(self) -> list[tuple[WorkerId, FromWorker]]: ...
     def send(self, worker: WorkerId, message: ToWorker) -> None: ...
@@ -53,6 +54,8 @@ class Server(Protocol):
 
 
 class Client(Protocol):
+    @property
+    def sockets(self) -> list[zmq.Socket[bytes]]: ...
     def greet(self) -> None: ...
     def send(self, message: FromWorker) -> None: ...
     def receive(self) -> list[ToWorker]: ...
@@ -104,8 +107,10 @@ def server(context: Context, directory: Path) -> Iterator[ControlServer]:
     server.close()
 
 
-def wait_a_little() -> None:
-    threading.Event().wait(0.002)
+def wait(end: Server | Client) -> None:
+    """Wait until something comes, for a moment at most."""
+    if end.sockets:
+        zmq.select(end.sockets, [], [], 0.01)
 
 
 def receive(server: Server, count: int) -> list[tuple[WorkerId, FromWorker]]:
@@ -114,7 +119,7 @@ def receive(server: Server, count: int) -> list[tuple[WorkerId, FromWorker]]:
         received += server.receive()
         if len(received) >= count:
             return received
-        wait_a_little()
+        wait(server)
     raise AssertionError(f"only {received} came")
 
 
@@ -124,16 +129,18 @@ def take(client: Client, count: int) -> list[ToWorker]:
         received += client.receive()
         if len(received) >= count:
             return received
-        wait_a_little()
+        wait(client)
     raise AssertionError(f"only {received} came")
 
 
-def error(read: Callable[[], object]) -> FlowsnapError:
-    with pytest.raises(FlowsnapError) as caught:
-        for _ in range(2000):
-            read()
-            wait_a_little()
-    return caught.value
+def error(end: Server | Client) -> FlowsnapError:
+    for _ in range(2000):
+        try:
+            end.receive()
+        except FlowsnapError as error:
+            return error
+        wait(end)
+    raise AssertionError("nothing was raised")
 
 
 def until_refused(server: Server, count: int) -> list[tuple[WorkerId, FromWorker]]:
@@ -142,7 +149,7 @@ def until_refused(server: Server, count: int) -> list[tuple[WorkerId, FromWorker
         received += server.receive()
         if server.refused >= count:
             return received
-        wait_a_little()
+        wait(server)
     raise AssertionError(f"{server.refused} refused")
 
 
@@ -244,7 +251,7 @@ def test_a_worker_cannot_speak_in_the_name_of_another(ends: Ends) -> None:
     receive(server, 1)
     client.send(Deployed(attempt=ONE, worker=WorkerId(5)))
 
-    caught = error(server.receive)
+    caught = error(server)
     assert isinstance(caught, PeerProtocolError)
     assert str(caught) == "worker 4 sent Deployed in the name of worker 5"
 
@@ -257,7 +264,7 @@ def test_what_surrounds_a_bad_message_is_not_lost(ends: Ends) -> None:
     client.send(ended("map/0"))
 
     assert len(receive(server, 1)) == 1
-    assert isinstance(error(server.receive), PeerProtocolError)
+    assert isinstance(error(server), PeerProtocolError)
     assert receive(server, 1) == [(W, ended("map/0"))]
 
 
@@ -270,7 +277,7 @@ def test_a_worker_without_a_job_manager_is_told_so(ends: Ends) -> None:
     server.close()
 
     assert take(client, 1) == [Shutdown(attempt=ONE)]
-    assert str(error(client.receive)) == "worker 4 has lost the job manager"
+    assert str(error(client)) == "worker 4 has lost the job manager"
     with pytest.raises(ConnectionLost, match="worker 4 has lost the job manager"):
         client.send(ended("map/0"))
 
@@ -283,94 +290,13 @@ def test_a_worker_that_is_gone_cannot_be_sent_to(ends: Ends) -> None:
     client.close()
     client.close()
 
-    caught = error(lambda: server.send(W, Cancel(attempt=ONE)))
-    assert isinstance(caught, ConnectionLost)
-    assert "worker 4" in str(caught)
-
-
-# --- the codec ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("decode", [decode_from_worker, decode_to_worker])
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"\xc1",
-        b"\x80",
-        b"\x81\xa4type\xa5Nobod",
-        b"\x91" * 100_000,
-        encode_message(Cancel(attempt=ONE))[:-1],
-        encode_message(ended("map/0"))[:-1],
-        encode_message(Cancel(attempt=ONE)).replace(b"attempt\x01", b"attempt\xa1x"),
-    ],
-)
-def test_bytes_that_are_no_message_are_the_fault_of_the_peer(
-    decode: Callable[[bytes], object], data: bytes
-) -> None:
-    with pytest.raises(PeerProtocolError, match="a message that does not parse"):
-        decode(data)
-
-
-def test_a_worker_does_not_take_the_messages_of_workers() -> None:
-    with pytest.raises(PeerProtocolError):
-        decode_to_worker(encode_message(ended("map/0")))
-    with pytest.raises(PeerProtocolError):
-        decode_from_worker(encode_message(Shutdown(attempt=ONE)))
-
-
-def test_a_message_beyond_the_limit_is_neither_made_nor_read() -> None:
-    with pytest.raises(LocalProtocolError, match=r"TaskEnded has \d+ bytes"):
-        encode_message(ended("x" * MESSAGE_BYTES_MAX))
-    with pytest.raises(PeerProtocolError, match="a message of 67108865 bytes"):
-        decode_from_worker(bytes(MESSAGE_BYTES_MAX + 1))
-
-
-def test_a_value_without_a_type_in_messagepack_is_refused_where_it_is_made() -> None:
-    snapshot = TaskSnapshot(
-        TaskId("sink/0"), (), 0, prepared=(PreparedOutput(CheckpointId(1), object()),)
-    )
-
-    with pytest.raises(LocalProtocolError, match="Acknowledged cannot be encoded"):
-        encode_message(Acknowledged(attempt=ONE, checkpoint_id=CheckpointId(1), snapshot=snapshot))
+    with pytest.raises(ConnectionLost, match="worker 4"):  # noqa: PT012 - once it is noticed
+        for _ in range(2000):
+            server.send(W, Cancel(attempt=ONE))
+            wait(server)
 
 
 # --- hostile bytes ------------------------------------------------------------------------------
-
-
-@given(messages=st.lists(st.binary(max_size=300), max_size=5))
-def test_garbage_of_strangers_is_only_counted(messages: list[bytes]) -> None:
-    control = MemoryControl(TOKEN)
-    control.server.inbox.extend((b"stranger", message) for message in messages)
-
-    assert control.server.receive() == []
-    assert control.server.refused == len(messages)
-
-
-@given(data=st.binary(max_size=300))
-def test_garbage_of_a_worker_names_the_worker(data: bytes) -> None:
-    control = MemoryControl(TOKEN)
-    control.server.inbox.append((b"worker/4/1", encode_message(ready(W))))
-    control.server.receive()
-    control.server.inbox.append((b"worker/4/1", data))
-
-    with pytest.raises(PeerProtocolError, match="^worker 4 sent "):
-        control.server.receive()
-
-
-@given(st.binary(max_size=60), st.integers(0, 200), st.integers(0, 200))
-def test_a_damaged_greeting_is_not_a_greeting(junk: bytes, start: int, end: int) -> None:
-    good = encode_message(ready(W))
-    data = good[:start] + junk + good[end:]
-    control = MemoryControl(TOKEN)
-    control.server.inbox.append((b"worker/4/1", data))
-
-    heard = control.server.receive()
-
-    assert heard == [] or all(
-        isinstance(message, WorkerReady) and message.token == TOKEN for _, message in heard
-    )
-    assert len(heard) + control.server.refused == 1
 
 
 @pytest.fixture
@@ -401,7 +327,7 @@ def test_garbage_does_not_deafen_the_server(server: ControlServer, raw: zmq.Sock
     raw.send(encode_message(ended("map/0")))
 
     assert receive(server, 1) == [(W, ready(W))]
-    assert str(error(server.receive)) == "worker 4 sent a message of 2 parts, expected 1"
+    assert str(error(server)) == "worker 4 sent a message of 2 parts, expected 1"
     assert receive(server, 1) == [(W, ended("map/0"))]
 
 
@@ -440,7 +366,7 @@ def test_a_worker_started_without_a_job_manager_is_told_so(
 ) -> None:
     client = ControlClient(context, directory, W, TOKEN)
 
-    assert isinstance(error(client.receive), ConnectionLost)
+    assert isinstance(error(client), ConnectionLost)
     client.close()
 
 

@@ -287,6 +287,8 @@ def test_a_control_element_inside_of_a_batch_is_refused(
 def test_a_frame_beyond_the_limit_loses_the_connection(
     plane: ZmqDataPlane, peer: zmq.Socket[bytes]
 ) -> None:
+    peer.send(frame(FrameKind.IDLE, 1))
+    receive(plane, 1)
     peer.send(bytes(FRAME_BYTES_MAX + 1))
 
     caught = error(plane)
@@ -392,7 +394,7 @@ def test_a_class_that_cannot_be_found_by_name_travels_by_value(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([1, (n for n in ())], "a record of type generator cannot travel to another worker"),
+        ([1, iter(int, 1)], "a record of type callable_iterator cannot travel to another worker"),
         (
             ["small", "x" * 300_000, "small"],
             r"a record of type str takes 3\d{5} bytes, more than the 199960 that can travel",

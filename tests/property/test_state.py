@@ -1,4 +1,4 @@
-"""Any sequence of operations, freezes, steps, aborts, spills and restores: RocksDB as a dict would."""
+"""Any sequence of operations, freezes, aborts, spills and restores: RocksDB as a dict would."""
 
 from __future__ import annotations
 

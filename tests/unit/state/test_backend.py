@@ -109,7 +109,7 @@ def test_rows_of_a_failed_persist_are_in_the_next_checkpoint(
 
 def test_a_budget_of_some_megabytes_holds_state_of_any_size(tmp_path: Path) -> None:
     backend = opened(tmp_path / "task", memory_bytes=4 << 20)
-    table = backend.context(A).table("t")
+    table = backend.value_table(A, "t", "value")
     for n in range(60_000):
         table.young[f"user-{n}"] = n
         if n % 1000 == 0:
