@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from itertools import chain, islice
 from typing import Any
 
 from flowsnap.core.element import Batch
 from flowsnap.core.operator import Operator, OperatorContext
-from flowsnap.operators.rolling import PAGE_RECORDS, Pair, Rolling
+from flowsnap.operators.rolling import PAGE_RECORDS, Rolling
 
 KEYS_MAX = 200_000
 
@@ -42,7 +41,8 @@ class Combine(Operator):
     def open(self, context: OperatorContext) -> None:
         self._aggregate = copy.copy(self.aggregate)
         self._partials = self._aggregate.new_partials()
-        self._leaving: Iterator[Pair] = iter(())
+        self._keys: list[Any] = []
+        self._values: list[Any] = []
 
     def process(self, batch: Batch) -> Batch:
         assert batch.keys is not None, "a keyed operator was given a batch without keys"
@@ -52,20 +52,22 @@ class Combine(Operator):
         if len(self._partials) > self.keys_max or self._aggregate.emit == "batch":
             self._release()
         # At least as many leave as can have come: what is leaving never piles up.
-        return _batch(list(islice(self._leaving, max(PAGE_RECORDS, len(batch)))))
+        return self._page(max(PAGE_RECORDS, len(batch)))
 
     def before_barrier(self) -> Iterator[Batch]:
         self._release()
-        while page := list(islice(self._leaving, PAGE_RECORDS)):
-            yield _batch(page)
+        while self._keys:
+            yield self._page(PAGE_RECORDS)
 
     def end_input(self) -> Iterator[Batch]:
         return self.before_barrier()
 
     def _release(self) -> None:
-        self._leaving = chain(self._leaving, self._partials.items())
+        self._keys += self._partials
+        self._values += self._partials.values()
         self._partials = self._aggregate.new_partials()
 
-
-def _batch(pairs: list[tuple[Any, Any]]) -> Batch:
-    return Batch([value for _, value in pairs], None, [key for key, _ in pairs])
+    def _page(self, limit: int) -> Batch:
+        keys, values = self._keys[:limit], self._values[:limit]
+        del self._keys[:limit], self._values[:limit]
+        return Batch(values, None, keys)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from flowsnap.operators.rolling import Emit, Pair, Rolling
+from flowsnap.operators.rolling import Emit, Rolling
 
 
 class Reduce(Rolling):
@@ -17,10 +17,8 @@ class Reduce(Rolling):
     """
 
     state = "reduce"
+    emits_pairs = False
 
     def __init__(self, fn: Callable[[Any, Any], Any], emit: Emit = "each") -> None:
         super().__init__(emit)
         self.merge = fn
-
-    def results(self, pairs: Iterable[Pair]) -> list[Any]:
-        return [value for _, value in pairs]

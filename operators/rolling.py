@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from flowsnap.core.element import Batch
@@ -35,6 +35,9 @@ class Rolling(Operator):
 
     is_combinable: ClassVar[bool] = True
     """Whether partial values can be merged, so that a ``Combine`` may go before the shuffle."""
+
+    emits_pairs: ClassVar[bool] = True
+    """Whether an output is ``(key, value)``, or the value alone."""
 
     merge: Callable[[Any, Any], Any]
     """``merge(old, value)`` returns the new value; an attribute, so that C functions stay in C."""
@@ -77,10 +80,6 @@ class Rolling(Operator):
             old = get(key, MISSING)
             partials[key] = value if old is MISSING else merge(old, value)
 
-    def results(self, pairs: Iterable[Pair]) -> list[Any]:
-        """Return the outputs for keys and their values."""
-        return list(pairs)
-
     def open(self, context: OperatorContext) -> None:
         self.table = context.table(self.state)
 
@@ -99,9 +98,12 @@ class Rolling(Operator):
         if self.emit == "final":
             items = self.table.items()
             while page := list(islice(items, PAGE_RECORDS)):
-                yield Batch(self.results(page))
+                yield Batch(page if self.emits_pairs else [value for _, value in page])
 
     def _fold(self, keys: list[Any], values: Iterable[Any]) -> None:
+        if len(set(keys)) == len(keys):
+            self._fold_distinct(keys, values)
+            return
         young, load, merge = self.table.young, self.table.load, self.merge
         get = young.get
         for key, value in zip(keys, values, strict=True):
@@ -110,6 +112,21 @@ class Rolling(Operator):
                 young[key] = self.start(value)
             else:
                 young[key] = merge(old, value)
+
+    def _fold_distinct(self, keys: list[Any], values: Iterable[Any]) -> None:
+        """Fold in C what can be: so it is behind a ``Combine``, whose keys are distinct."""
+        young, load = self.table.young, self.table.load
+        olds = list(map(young.get, keys, repeat(MISSING)))
+        for index, old in enumerate(olds):
+            if old is MISSING:
+                olds[index] = load(keys[index])
+        if any(old is MISSING for old in olds):
+            pairs = zip(olds, values, strict=True)
+            start, merge = self.start, self.merge
+            news = [start(new) if old is MISSING else merge(old, new) for old, new in pairs]
+        else:
+            news = list(map(self.merge, olds, values))
+        young.update(zip(keys, news, strict=True))
 
     def _fold_each(self, keys: list[Any], values: Iterable[Any]) -> list[Any]:
         young, load, merge = self.table.young, self.table.load, self.merge
@@ -124,11 +141,12 @@ class Rolling(Operator):
                 new = merge(old, value)
             young[key] = new
             emit(new if detach is None else detach(new))
-        return self.results(zip(keys, emitted, strict=True))
+        return self._outputs(keys, emitted)
 
     def _touched(self, keys: list[Any]) -> list[Any]:
-        touched = dict.fromkeys(keys)
-        values = map(self.table.young.__getitem__, touched)
-        if self.detach is not None:
-            values = map(self.detach, values)
-        return self.results(zip(touched, values, strict=True))
+        touched = list(dict.fromkeys(keys))
+        values = list(map(self.table.young.__getitem__, touched))
+        return self._outputs(touched, values if self.detach is None else map(self.detach, values))
+
+    def _outputs(self, keys: list[Any], values: Iterable[Any]) -> list[Any]:
+        return list(zip(keys, values, strict=True)) if self.emits_pairs else list(values)

@@ -223,7 +223,7 @@ class Builder:
             edge.partitioning,
             [OutputChannel(channel.id, target, deliver, batch_bytes) for channel in channels],
             task.subtask,
-            key_group_of=lambda key: key_group(encode_key(key), groups),
+            key_group_of=lambda key: key_group(encode_key(key), groups),  # memoised per key
             max_parallelism=groups,
         )
 

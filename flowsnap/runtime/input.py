@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from flowsnap.core.credit import CreditReceiver
 from flowsnap.core.element import Batch, Element
@@ -100,7 +101,8 @@ class SourceInput:
                 if not self._source.bounded:
                     self._open.rotate(-1)
                 return batch
-            wait_ms.append(self._reader(current).wait_ms())
+            with user_code(self._operator, self._subtask):
+                wait_ms.append(self._reader(current).wait_ms())
             self._open.rotate(-1)
         self._retry_at_ms = now_ms + min(wait_ms, default=0)
         return None
@@ -121,16 +123,21 @@ class SourceInput:
             if split.is_finished:
                 done += size
             elif split.reader is not None:
-                done += min(split.reader.progress() or 0, size)
+                with user_code(self._operator, self._subtask):
+                    done += min(split.reader.progress() or 0, size)
         return done, total
 
     def close(self) -> None:
-        """Close every reader."""
-        for split in self._all:
-            if split.reader is not None:
-                with user_code(self._operator, self._subtask):
-                    split.reader.close()
-                split.reader = None
+        """Close every reader, also when one of them fails at it."""
+        with ExitStack() as stack:
+            for split in reversed(self._all):
+                if split.reader is not None:
+                    stack.callback(self._close_reader, split.reader)
+                    split.reader = None
+
+    def _close_reader(self, reader: SplitReader) -> None:
+        with user_code(self._operator, self._subtask):
+            reader.close()
 
     def _reader(self, current: _OpenSplit) -> SplitReader:
         if current.reader is None:

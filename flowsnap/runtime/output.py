@@ -136,16 +136,17 @@ class Rebalance:
 class _Memo(dict[Any, int]):
     """Key to the index of the channel that owns it; a miss is computed once."""
 
-    __slots__ = ("_channel_of",)
+    __slots__ = ("_key_group_of", "_owners")
 
-    def __init__(self, channel_of: Callable[[Any], int]) -> None:
+    def __init__(self, key_group_of: Callable[[Any], int], owners: list[int]) -> None:
         super().__init__()
-        self._channel_of = channel_of
+        self._key_group_of = key_group_of
+        self._owners = owners
 
     def __missing__(self, key: Any) -> int:
         if len(self) >= MEMO_KEYS_MAX:
             self.clear()
-        self[key] = index = self._channel_of(key)
+        self[key] = index = self._owners[self._key_group_of(key)]
         return index
 
 
@@ -160,8 +161,9 @@ class Hash:
     ) -> None:
         self.channels = channels
         self._pending = [Pending() for _ in channels]
-        count = len(channels)
-        self._memo = _Memo(lambda key: owner(key_group_of(key), count, max_parallelism))
+        groups, count = range(max_parallelism), len(channels)
+        owners = [owner(group, count, max_parallelism) for group in groups]
+        self._memo = _Memo(key_group_of, owners)
 
     def route(self, batch: Batch) -> None:
         assert batch.keys is not None, "a hash edge carries keyed batches"
