@@ -113,7 +113,11 @@ class TaskSpec(msgspec.Struct, frozen=True):
 
 
 class ChainEdge(msgspec.Struct, frozen=True):
-    """An edge between chains; ``channels`` are ordered by (source subtask, target subtask)."""
+    """An edge between chains; ``channels`` are ordered by (source subtask, target subtask).
+
+    ``tag`` is empty, or ``<operator>/<tag>`` for a side output, whose operator may stand anywhere
+    in its chain.
+    """
 
     source: ChainId
     target: ChainId
@@ -293,7 +297,8 @@ def _chains(graph: JobGraph) -> tuple[ChainSpec, ...]:
 
 def _fused_edges(graph: JobGraph) -> list[EdgeSpec]:
     parallelism = {operator.name: operator.parallelism for operator in graph.operators}
-    outgoing = Counter(edge.source for edge in graph.edges)
+    # A side output leaves from the middle of a chain: it does not stand in the way of fusing.
+    outgoing = Counter(edge.source for edge in graph.edges if edge.tag == "")
     incoming = Counter(edge.target for edge in graph.edges)
     return [
         edge
@@ -322,7 +327,8 @@ def _channels(
             for number, ends in enumerate(_ends(edge, source, target), start=len(channels))
         ]
         ids = tuple(channel.id for channel in made)
-        edges.append(ChainEdge(source.id, target.id, edge.partitioning, edge.port, edge.tag, ids))
+        tag = f"{edge.source}/{edge.tag}" if edge.tag else ""
+        edges.append(ChainEdge(source.id, target.id, edge.partitioning, edge.port, tag, ids))
         channels += made
     return tuple(edges), tuple(channels)
 

@@ -47,7 +47,7 @@ import math
 import numbers
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from typing import Any
 from uuid import UUID
@@ -63,6 +63,7 @@ Encoder = Callable[[Any], bytes]
 
 _OFFSET = 1 << 63
 _MASK = (1 << 64) - 1
+_SPREAD = 0x9E3779B1
 _EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
 _pack_word = struct.Struct(">BQ").pack
@@ -88,7 +89,38 @@ def encode_key(key: Any) -> bytes:
 
 def key_group(encoded: bytes, max_parallelism: int) -> int:
     """Return the key group, in ``[0, max_parallelism)``, of a key's bytes."""
-    return ((zlib.crc32(encoded) * 0x9E3779B1 & 0xFFFFFFFF) * max_parallelism) >> 32
+    return ((zlib.crc32(encoded) * _SPREAD & 0xFFFFFFFF) * max_parallelism) >> 32
+
+
+def encode_keys(keys: Sequence[Any], head: bytes = b"") -> list[bytes]:
+    """Return ``head + encode_key(key)`` of each key, many times as fast where all are of a type.
+
+    Raises:
+        StateError: as ``encode_key``.
+    """
+    types = set(map(type, keys))
+    encoder = _BULK_ENCODERS.get(types.pop()) if len(types) == 1 else None
+    encoded = None if encoder is None else encoder(keys, head)
+    return [head + encode_key(key) for key in keys] if encoded is None else encoded
+
+
+def key_groups(encoded: Sequence[bytes], max_parallelism: int) -> Sequence[int]:
+    """Return the key group of each key's bytes: ``key_group`` in a third of the time.
+
+    The hashes are the 64-bit lanes of one large integer, so one multiplication does all of them:
+    neither product (32 and 32 bits, 32 and 15 bits) reaches into the next lane.
+    """
+    layout = struct.Struct(f"<{len(encoded)}Q")
+    lows = int.from_bytes(b"\xff\xff\xff\xff\0\0\0\0" * len(encoded), "little")
+    hashes = int.from_bytes(layout.pack(*map(zlib.crc32, encoded)), "little")
+    groups = (hashes * _SPREAD & lows) * max_parallelism >> 32 & lows
+    return layout.unpack(groups.to_bytes(layout.size, "little"))
+
+
+def is_sorted_as_bytes(keys: Sequence[Any]) -> bool:
+    """Return whether sorting these keys is sorting their bytes: they are all str, or all int."""
+    types = set(map(type, keys))
+    return types == {str} or types == {int}
 
 
 def _int(key: int) -> bytes:
@@ -188,6 +220,43 @@ _ENCODERS: dict[type, Encoder] = {
     UUID: _uuid,
 }
 _BASES: tuple[type, ...] = (int, float, str, bytes, tuple, datetime, date, time, timedelta, UUID)
+
+
+def _strs(keys: Sequence[str], head: bytes) -> list[bytes] | None:
+    """Encode many at a time, as one text; None where one of them needs a closer look."""
+    try:
+        data = ("\x20" + "\0\1\x20".join(keys) + "\0").encode()
+    except UnicodeEncodeError:
+        return None
+    if data.count(0) != len(keys) or data.count(1) != len(keys) - 1:
+        return None
+    if 0xFF in head:
+        return [head + part for part in data.split(b"\1")]
+    return (head + data.replace(b"\1", b"\xff" + head)).split(b"\xff")  # No utf-8 has an ff.
+
+
+def _ints(keys: Sequence[int], head: bytes) -> list[bytes] | None:
+    pack = struct.Struct(f">{len(head)}sBQ").pack
+    try:
+        return [pack(head, 0x11, key + _OFFSET) for key in keys]
+    except struct.error:  # One has more than 64 bits.
+        return None
+
+
+def _tuples(keys: Sequence[tuple[Any, ...]], head: bytes) -> list[bytes] | None:
+    """Encode many at a time, column by column; None where they differ in length."""
+    if len(set(map(len, keys))) != 1:
+        return None
+    columns = [encode_keys(column) for column in zip(*keys, strict=True)]
+    columns[:0] = [[head + b"\x40"] * len(keys)]
+    return list(map(b"".join, zip(*columns, [b"\0"] * len(keys), strict=True)))
+
+
+_BULK_ENCODERS: dict[type, Callable[[Any, bytes], list[bytes] | None]] = {
+    str: _strs,
+    int: _ints,
+    tuple: _tuples,
+}
 
 
 def _encoder_of(type_: type) -> Encoder:

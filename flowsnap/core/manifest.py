@@ -99,6 +99,15 @@ class PreparedOutput(msgspec.Struct, frozen=True):
     committable: Any
 
 
+class OperatorStateValues(msgspec.Struct, frozen=True):
+    """A non-keyed state of one subtask; each of ``values`` is a pickle."""
+
+    operator: OperatorId
+    name: str
+    kind: str  # list, union or broadcast
+    values: tuple[bytes, ...]
+
+
 class SnapshotTimes(msgspec.Struct, frozen=True):
     """How long one task's part took, by phase."""
 
@@ -121,6 +130,8 @@ class TaskSnapshot(msgspec.Struct, frozen=True):
     splits: tuple[SplitPosition, ...] = ()  # of the chain's source, which is its first operator
     prepared: tuple[PreparedOutput, ...] = ()  # of the chain's sink, which is its last operator
     times: SnapshotTimes = SnapshotTimes()
+    operator_states: tuple[OperatorStateValues, ...] = ()
+    watermark_ms: int | None = None  # the event time that had come in through all inputs
 
 
 class CheckpointManifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,13 @@ import msgspec
 from flowsnap.config import JobConfig
 from flowsnap.core.graph import ExecutionGraph, JobGraph
 from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId, TaskId, WorkerId
-from flowsnap.core.manifest import PreparedOutput, SplitPosition, StateHandle, TaskSnapshot
+from flowsnap.core.manifest import (
+    OperatorStateValues,
+    PreparedOutput,
+    SplitPosition,
+    StateHandle,
+    TaskSnapshot,
+)
 
 MESSAGE_BYTES_MAX = 64 * 2**20
 
@@ -158,6 +164,8 @@ class TaskAssignment(msgspec.Struct, frozen=True):
     states: tuple[StateAssignment, ...] = ()
     splits: tuple[SplitPosition, ...] = ()
     recovered: tuple[PreparedOutput, ...] = ()
+    operator_states: tuple[OperatorStateValues, ...] = ()
+    watermark_ms: int | None = None
 
 
 class Deploy(_Message, frozen=True, kw_only=True):

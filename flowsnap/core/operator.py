@@ -11,211 +11,59 @@ lists of a batch are shared with other consumers and must not be changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, compress, repeat
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import Any, ClassVar
 
 import msgspec
 
+from flowsnap.core.context import MISSING, KeyedTable, OperatorContext
 from flowsnap.core.element import Batch
 from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId
 
-T = TypeVar("T")
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class _Missing:
-    """The type of ``MISSING``."""
-
-    def __repr__(self) -> str:
-        return "MISSING"
-
-    def __bool__(self) -> bool:
-        return False
-
-
-MISSING: Final[Any] = _Missing()
-"""What a table answers for a key it does not hold."""
-
-
-class KeyedTable(Protocol):
-    """One named state of one operator: key to value, of the task's key groups.
-
-    ``young`` is what was touched since the last barrier. The engine replaces it at a barrier, so
-    read the attribute anew for every batch, never in between. The hot path of an operator is::
-
-        young, load = table.young, table.load
-        for key, value in zip(batch.keys, batch.values):
-            old = young.get(key, MISSING)
-            if old is MISSING:
-                old = load(key)              # MISSING where there is none
-            young[key] = combine(old, value)
-    """
-
-    young: dict[Any, Any]
-
-    def load(self, key: Any) -> Any:
-        """Return the value of a key that is not in ``young`` from the older generations.
-
-        A mutable value is promoted into ``young`` by this (it counts as touched, so that the
-        caller may change it in place); an immutable one is not.
-        """
-        ...
-
-    def get(self, key: Any) -> Any:
-        """Return the value of ``key``, or ``MISSING``."""
-        ...
-
-    def put(self, key: Any, value: Any) -> None:
-        """Set the value of ``key``."""
-        ...
-
-    def delete(self, key: Any) -> None:
-        """Forget ``key``, which may be absent."""
-        ...
-
-    def items(self) -> Iterator[tuple[Any, Any]]:
-        """Yield every live key and value once, in no order; nothing may change meanwhile."""
-        ...
-
-    def relieve(self) -> None:
-        """Spill what is young if the memory budget is spent; the engine calls it once per batch."""
-        ...
-
-
-class ValueState(Protocol[T]):
-    """One value of the current key."""
-
-    def value(self) -> T:
-        """Return the value, or the default."""
-        ...
-
-    def update(self, value: T) -> None:
-        """Set the value."""
-        ...
-
-    def clear(self) -> None:
-        """Forget the value."""
-        ...
-
-
-class ListState(Protocol[T]):
-    """A list of the current key."""
-
-    def get(self) -> list[T]:
-        """Return the list; changing it in place changes the state."""
-        ...
-
-    def add(self, value: T) -> None:
-        """Append one value."""
-        ...
-
-    def add_all(self, values: Iterable[T]) -> None:
-        """Append several values."""
-        ...
-
-    def update(self, values: Iterable[T]) -> None:
-        """Replace the list."""
-        ...
-
-    def clear(self) -> None:
-        """Forget the list."""
-        ...
-
-
-class MapState(Protocol[K, V]):
-    """A mapping of the current key, stored entry by entry."""
-
-    def get(self, key: K, default: V | None = None) -> V | None:
-        """Return the value of an entry, or ``default``."""
-        ...
-
-    def put(self, key: K, value: V) -> None:
-        """Set an entry."""
-        ...
-
-    def remove(self, key: K) -> None:
-        """Forget an entry, which may be absent."""
-        ...
-
-    def __contains__(self, key: object) -> bool: ...
-
-    def items(self) -> Iterator[tuple[K, V]]:
-        """Yield the entries, in no order."""
-        ...
-
-    def keys(self) -> Iterator[K]:
-        """Yield the keys, in no order."""
-        ...
-
-    def values(self) -> Iterator[V]:
-        """Yield the values, in no order."""
-        ...
-
-    def is_empty(self) -> bool:
-        """Return whether there is no entry."""
-        ...
-
-    def clear(self) -> None:
-        """Forget all entries."""
-        ...
-
-
-class ReducingState(Protocol[T]):
-    """A value of the current key into which others are folded."""
-
-    def get(self) -> T | None:
-        """Return the folded value, or None."""
-        ...
-
-    def add(self, value: T) -> None:
-        """Fold one value in."""
-        ...
-
-    def clear(self) -> None:
-        """Forget the value."""
-        ...
-
-
-class OperatorContext(Protocol):
-    """What an operator knows of where it runs; handed to ``open``."""
-
-    job: str
-    operator: OperatorId
-    subtask: int
-    parallelism: int
-    attempt: AttemptId
-    key: Any
-    """The key whose state the keyed states below answer for; set it before using them."""
-
-    def table(self, name: str) -> KeyedTable:
-        """Return the raw table ``name`` of this operator."""
-        ...
-
-    def value_state(self, name: str, default: Any = None) -> ValueState[Any]:
-        """Return a value per key; a mutable ``default`` must be a function that makes one."""
-        ...
-
-    def list_state(self, name: str) -> ListState[Any]:
-        """Return a list per key."""
-        ...
-
-    def map_state(self, name: str) -> MapState[Any, Any]:
-        """Return a mapping per key."""
-        ...
-
-    def reducing_state(self, name: str, reduce: Callable[[Any, Any], Any]) -> ReducingState[Any]:
-        """Return a value per key into which others are folded."""
-        ...
+__all__ = [
+    "MISSING",
+    "KeyedTable",
+    "LazyOperator",
+    "Operator",
+    "OperatorContext",
+    "Sink",
+    "SinkContext",
+    "Source",
+    "Split",
+    "SplitReader",
+    "Submission",
+    "select",
+]
 
 
 class Operator:
-    """One step of a dataflow: a batch in, a batch out."""
+    """One step of a dataflow: a batch in, a batch out.
+
+    Only ``process`` must be defined. The class attributes tell the engine which of the other hooks
+    it has to call at all: what an operator does not use costs it nothing.
+    """
 
     cursor: Any = None
     """The iterator over ``batch.values`` that ``process`` is consuming, so that the engine can tell
     which record the user's function failed on. Set by ``process``; costs nothing per record."""
+
+    generates_watermarks: ClassVar[bool] = False
+    """Whether event time begins here: what comes from upstream ends here, and after every batch the
+    engine reads ``watermark_ms`` and ``is_idle``."""
+
+    watermark_ms: int | None = None
+    """Of an operator that generates watermarks: the newest one, or None before the first."""
+
+    is_idle: bool = False
+    """Of an operator that generates watermarks: whether it holds event time back no longer."""
+
+    uses_processing_time: ClassVar[bool] = False
+    """Whether the engine calls ``on_processing_time``."""
+
+    is_asynchronous: ClassVar[bool] = False
+    """Whether outputs come later than their inputs: the engine asks ``can_accept`` before each
+    batch, and calls ``poll`` in every round."""
 
     def open(self, context: OperatorContext) -> None:
         """Make everything that changes while the operator runs; called once, before all else."""
@@ -224,12 +72,42 @@ class Operator:
         """Return what comes out for one batch (possibly an empty batch)."""
         raise NotImplementedError(f"{type(self).__name__}.process")
 
+    def process_port(self, batch: Batch, port: int) -> Batch:
+        """Return what comes out for one batch of input ``port``; the first input is 0."""
+        return self.process(batch)
+
+    def advance(self, watermark_ms: int) -> Iterable[Batch]:
+        """Yield what comes out when event time reaches ``watermark_ms``, before it goes on."""
+        return ()
+
+    def on_processing_time(self, now_ms: int) -> Iterable[Batch]:
+        """Yield what comes out when the wall clock has reached ``now_ms``."""
+        return ()
+
+    def next_processing_time_ms(self) -> int | None:
+        """Return when ``on_processing_time`` is wanted next; None: never, as things are."""
+        return None
+
+    def can_accept(self) -> bool:
+        """Return whether another batch may be given now (see ``is_asynchronous``)."""
+        return True
+
+    def poll(self) -> Iterable[Batch]:
+        """Yield the outputs that have become ready (see ``is_asynchronous``)."""
+        return ()
+
     def before_barrier(self) -> Iterable[Batch]:
-        """Yield what must leave before a snapshot is taken, because it is kept outside state."""
+        """Yield what must leave before a snapshot is taken, because it is kept outside state.
+
+        The last chance to update operator state for the snapshot.
+        """
         return ()
 
     def end_input(self) -> Iterable[Batch]:
-        """Yield what comes out at the end of input; called once, and not again after a restore."""
+        """Yield what comes out at the end of input; called once, and not again after a restore.
+
+        Event time has been advanced to its end before. An empty batch says: not yet, ask again.
+        """
         return ()
 
     def close(self) -> None:

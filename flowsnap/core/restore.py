@@ -34,6 +34,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from flowsnap.core import operator_state
 from flowsnap.core.graph import (
     ChainSpec,
     ExecutionGraph,
@@ -158,6 +159,7 @@ def _stateful(manifest: CheckpointManifest) -> list[OperatorId]:
     """Return the operators that have anything in a checkpoint, in the order of its graph."""
     found = set(_keyed(manifest))
     found |= {task.operators[0] for task in manifest.tasks if task.splits}
+    found |= {state.operator for task in manifest.tasks for state in task.operator_states}
     found |= {task.operators[-1] for task in manifest.tasks if task.prepared}
     return [spec.name for spec in manifest.graph.operators if spec.name in found]
 
@@ -224,6 +226,8 @@ def _assign(
             states=_states(old, graph.chains[task.chain], task),
             splits=dealt[task.chain][task.subtask] if task.chain in dealt else (),
             recovered=_recovered(old, graph.chains[task.chain], task),
+            operator_states=operator_state.deal(old, graph.chains[task.chain], task.subtask),
+            watermark_ms=operator_state.watermark(old, graph.chains[task.chain], task.subtask),
         )
         for task in graph.tasks
     )

@@ -47,8 +47,8 @@ class WatermarkMerger:
     Without channels, in a source, it stays where it is.
     """
 
-    def __init__(self, channels: Collection[ChannelId]) -> None:
-        self.current = MIN_WATERMARK
+    def __init__(self, channels: Collection[ChannelId], restored_ms: int = MIN_WATERMARK) -> None:
+        self.current = restored_ms
         self._watermarks = dict.fromkeys(channels, MIN_WATERMARK)
         self._idle: set[ChannelId] = set()
 
@@ -92,7 +92,8 @@ class WatermarkMerger:
         """Assert the invariants of this machine."""
         marks = self._watermarks
         assert self._idle <= marks.keys()
-        assert MIN_WATERMARK <= self.current <= max(marks.values(), default=MIN_WATERMARK)
+        assert self.current >= MIN_WATERMARK
+        assert all(MIN_WATERMARK <= mark <= MAX_WATERMARK for mark in marks.values())
 
     def _admit(self, channel: ChannelId) -> None:
         if channel not in self._watermarks:

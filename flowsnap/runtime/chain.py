@@ -16,8 +16,11 @@ from typing import Any
 
 from flowsnap.core.element import Batch
 from flowsnap.core.ids import OperatorId
-from flowsnap.core.operator import LazyOperator, Operator, OperatorContext, Sink
+from flowsnap.core.manifest import OperatorStateValues
+from flowsnap.core.operator import LazyOperator, Operator, Sink
+from flowsnap.core.watermark import MAX_WATERMARK, MIN_WATERMARK
 from flowsnap.errors import FlowsnapError, OperatorError
+from flowsnap.runtime.context import SideBuffer, TaskContext
 
 Named = tuple[OperatorId, Operator | Sink]
 
@@ -42,14 +45,19 @@ class Stage:
         self.subtask = subtask
         self._is_fused = len(members) > 1
 
-    def process(self, batch: Batch) -> Batch:
-        """Return what comes out for one batch.
+    def process(self, batch: Batch, port: int = 0) -> Batch:
+        """Return what comes out for one batch of input ``port``.
 
         Raises:
             OperatorError: the user's code raised.
         """
         try:
-            result = self._fused(batch) if self._is_fused else self.operators[0].process(batch)
+            if self._is_fused:
+                result = self._fused(batch)
+            elif port:
+                result = self.operators[0].process_port(batch, port)
+            else:
+                result = self.operators[0].process(batch)
         except Exception as error:
             raise self._explain(error, batch) from error
         self._count(len(batch), len(result))
@@ -113,16 +121,113 @@ class Chain:
         self._members = [(n, o) for n, o in members if isinstance(o, Operator)]
         self._stages = [Stage(part, subtask) for part in _stages(self._members)]
         self._first_stage = self._index_of_members()
+        self._contexts: list[TaskContext] = []
+        self._generators = _places(self._members, "generates_watermarks")
+        self._clocked = _places(self._members, "uses_processing_time")
+        self._asynchronous = _places(self._members, "is_asynchronous")
+        self._announced: dict[int, int | None] = dict.fromkeys(self._generators)
 
-    def open(self, contexts: dict[OperatorId, OperatorContext]) -> None:
-        """Open every operator; ``contexts`` has one for each."""
-        for name, operator in self._members:
+    def open(self, contexts: dict[OperatorId, TaskContext], watermark_ms: int) -> None:
+        """Open every operator; ``contexts`` has one for each.
+
+        ``watermark_ms`` is the event time that had come in at the restored cut.
+        """
+        self._contexts = [contexts[name] for name, _ in self._members]
+        for (name, operator), context in zip(self._members, self._contexts, strict=True):
+            context.watermark_ms = watermark_ms
             with user_code(name, self._subtask):
-                operator.open(contexts[name])
+                operator.open(context)
+            if operator.generates_watermarks:
+                own = operator.watermark_ms
+                watermark_ms = MIN_WATERMARK if own is None else own
 
-    def process(self, batch: Batch) -> Batch | None:
+    def process(self, batch: Batch, port: int = 0) -> Batch | None:
         """Take one batch through the chain; None when a sink took it, or nothing came out."""
-        return self._run(batch, 0)
+        return self._run(batch, 0, port)
+
+    # --- time ---------------------------------------------------------------------------------
+
+    @property
+    def generates_watermarks(self) -> bool:
+        """Whether event time begins anew in this chain, so that none passes through it."""
+        return bool(self._generators)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the last operator that generates watermarks has gone idle."""
+        return bool(self._generators) and self._members[self._generators[-1]][1].is_idle
+
+    def generated(self) -> Iterator[Batch | int]:
+        """Yield what comes out because an operator of this chain has a newer watermark.
+
+        The last thing yielded is that watermark, if it leaves the chain.
+        """
+        for member in self._generators:
+            watermark_ms = self._members[member][1].watermark_ms
+            if watermark_ms is not None and watermark_ms != self._announced[member]:
+                self._announced[member] = watermark_ms
+                yield from self.advance(watermark_ms, member + 1)
+
+    def advance(self, watermark_ms: int, member: int = 0) -> Iterator[Batch | int]:
+        """Yield what comes out when event time reaches ``watermark_ms`` at an operator.
+
+        It goes on to those behind it, up to one that generates watermarks itself. The last thing
+        yielded is the watermark, if it leaves the chain.
+        """
+        for index in range(member, len(self._members)):
+            name, operator = self._members[index]
+            self._contexts[index].watermark_ms = watermark_ms
+            with user_code(name, self._subtask):
+                yield from self._rest(operator.advance(watermark_ms), index)
+            if operator.generates_watermarks:
+                return
+        yield watermark_ms
+
+    def on_processing_time(self, now_ms: int) -> Iterator[Batch]:
+        """Yield what comes out because the wall clock has reached ``now_ms``."""
+        for index in self._clocked:
+            name, operator = self._members[index]
+            with user_code(name, self._subtask):
+                yield from self._rest(operator.on_processing_time(now_ms), index)
+
+    def next_processing_time_ms(self) -> int | None:
+        """Return when the wall clock matters next to an operator."""
+        times = [self._members[index][1].next_processing_time_ms() for index in self._clocked]
+        return min((at for at in times if at is not None), default=None)
+
+    # --- beside the main output ---------------------------------------------------------------
+
+    def side_outputs(self) -> list[tuple[str, SideBuffer]]:
+        """Return the side outputs, each under ``<operator>/<tag>``."""
+        return [
+            (f"{context.operator}/{tag}", buffer)
+            for context in self._contexts
+            for tag, buffer in context.side_outputs.items()
+        ]
+
+    def operator_states(self) -> tuple[OperatorStateValues, ...]:
+        """Return the non-keyed states of all operators as they are now."""
+        return tuple(state for context in self._contexts for state in context.operator_states())
+
+    # --- asynchronous operators ---------------------------------------------------------------
+
+    def can_accept(self) -> bool:
+        """Return whether every operator takes another batch now."""
+        return all(self._members[index][1].can_accept() for index in self._asynchronous)
+
+    def poll(self) -> Iterator[Batch]:
+        """Yield the outputs of asynchronous operators that have become ready."""
+        for index in self._asynchronous:
+            name, operator = self._members[index]
+            with user_code(name, self._subtask):
+                yield from self._rest(operator.poll(), index)
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether ``poll`` has to be called."""
+        return bool(self._asynchronous)
+
+    # --- barriers and the end -----------------------------------------------------------------
 
     def before_barrier(self) -> Iterator[Batch]:
         """Yield what operators keep outside state, each taken through the rest of the chain."""
@@ -131,7 +236,14 @@ class Chain:
                 yield from self._rest(operator.before_barrier(), index)
 
     def end_input(self) -> Iterator[Batch]:
-        """Yield the last output of every operator, first to last, through the rest of the chain."""
+        """Yield the last output of every operator, first to last, through the rest of the chain.
+
+        Event time is advanced to its end before. An empty batch says: ask again.
+        """
+        for member in (0, *(generator + 1 for generator in self._generators)):
+            yield from (
+                one for one in self.advance(MAX_WATERMARK, member) if isinstance(one, Batch)
+            )
         for index, (name, operator) in enumerate(self._members):
             with user_code(name, self._subtask):
                 yield from self._rest(operator.end_input(), index)
@@ -154,9 +266,10 @@ class Chain:
         ]
         return found + ([(self._sink_name, self.sink_counter)] if self.sink else [])
 
-    def _run(self, batch: Batch, stage: int) -> Batch | None:
+    def _run(self, batch: Batch, stage: int, port: int = 0) -> Batch | None:
         for index in range(stage, len(self._stages)):
-            batch = self._stages[index].process(batch)
+            batch = self._stages[index].process(batch, port)
+            port = 0
             if not batch.values:
                 return None
         if self.sink is None:
@@ -174,10 +287,9 @@ class Chain:
         stage, counter = self._first_stage[member]
         for batch in batches:
             counter.records_out += len(batch)
-            if batch.values:
-                rest = self._run(batch, stage + 1)
-                if rest is not None:
-                    yield rest
+            rest = self._run(batch, stage + 1) if batch.values else batch
+            if rest is not None:
+                yield rest
 
     def _index_of_members(self) -> list[tuple[int, Counter]]:
         return [
@@ -208,6 +320,10 @@ class user_code:  # noqa: N801 - it reads as a statement
             operator=self._operator,
             subtask=self._subtask,
         ) from error
+
+
+def _places(members: Sequence[tuple[OperatorId, Operator]], trait: str) -> list[int]:
+    return [index for index, (_, operator) in enumerate(members) if getattr(operator, trait)]
 
 
 def describe(record: Any) -> str:

@@ -1,23 +1,80 @@
-"""What an operator knows of where it runs, and its keyed states."""
+"""What an operator knows of where it runs, and its state, timers and side outputs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any, Literal
 
+from flowsnap.core.element import Batch
 from flowsnap.core.ids import AttemptId, OperatorId
+from flowsnap.core.manifest import OperatorStateValues
 from flowsnap.core.operator import KeyedTable
-from flowsnap.errors import ConfigError
+from flowsnap.core.watermark import MIN_WATERMARK
+from flowsnap.errors import ConfigError, StateIncompatible
+from flowsnap.serialize import dump, load
 from flowsnap.state.keyed import KeyedStates, MapTable, Tables
+from flowsnap.state.timers import TimerQueue
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an operator runs."""
+    """Where an operator runs, and what it had in operator state. ``wall_ms`` is the wall clock."""
 
     job: str
     subtask: int
     parallelism: int
     attempt: AttemptId
+    wall_ms: Callable[[], int]
+    restored: Sequence[OperatorStateValues] = field(default=())
+
+
+class SideBuffer:
+    """Records of one side output on their way out of the task."""
+
+    __slots__ = ("timestamps", "values")
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self.timestamps: list[int | None] = []
+
+    def add(self, value: Any, timestamp_ms: int | None = None) -> None:
+        """Emit one record."""
+        self.values.append(value)
+        self.timestamps.append(timestamp_ms)
+
+    def add_all(self, values: Iterable[Any], timestamps: Iterable[int] | None = None) -> None:
+        """Emit several records."""
+        before = len(self.values)
+        self.values.extend(values)
+        if timestamps is None:
+            self.timestamps.extend(repeat(None, len(self.values) - before))
+        else:
+            self.timestamps.extend(timestamps)
+
+    def take(self) -> Batch:
+        """Return what has been emitted, and begin anew."""
+        values, timestamps = self.values, self.timestamps
+        self.values, self.timestamps = [], []
+        times = [at for at in timestamps if at is not None]
+        return Batch(values, times if len(times) == len(values) else None)
+
+
+class StateCell:
+    """One operator state of one subtask."""
+
+    def __init__(self, kind: str, values: list[Any]) -> None:
+        self.kind = kind
+        self._values = values
+
+    def get(self) -> list[Any]:
+        """Return the values."""
+        return list(self._values)
+
+    def update(self, values: Iterable[Any]) -> None:
+        """Replace the values."""
+        self._values = list(values)
 
 
 class TaskContext(KeyedStates):
@@ -30,6 +87,49 @@ class TaskContext(KeyedStates):
         self.subtask = place.subtask
         self.parallelism = place.parallelism
         self.attempt = place.attempt
+        self.watermark_ms = MIN_WATERMARK
+        self.side_outputs: dict[str, SideBuffer] = {}
+        self.processing_time_ms = place.wall_ms
+        self._cells: dict[str, StateCell] = {}
+        self._restored = {s.name: s for s in place.restored if s.operator == operator}
+
+    def event_timers(self, name: str) -> TimerQueue:
+        """Return the timers in event time that this operator keeps under ``name``."""
+        return TimerQueue(self._tables.map_table(self.operator, f"event-timers.{name}"))
+
+    def processing_timers(self, name: str) -> TimerQueue:
+        """Return the timers in processing time that this operator keeps under ``name``."""
+        return TimerQueue(self._tables.map_table(self.operator, f"processing-timers.{name}"))
+
+    def side_output(self, tag: str) -> SideBuffer:
+        """Return the side output ``tag`` of this operator."""
+        return self.side_outputs.setdefault(tag, SideBuffer())
+
+    def operator_state(
+        self, name: str, kind: Literal["list", "union", "broadcast"] = "list"
+    ) -> StateCell:
+        """Return the non-keyed state ``name`` of this operator.
+
+        Raises:
+            StateIncompatible: the checkpoint has this name with another kind.
+        """
+        if name not in self._cells:
+            restored = self._restored.get(name)
+            if restored is not None and restored.kind != kind:
+                raise StateIncompatible(
+                    f"operator {self.operator!r} declares state {name!r} as {kind}, but the "
+                    f"checkpoint has it as {restored.kind}"
+                )
+            values = [] if restored is None else [load(value) for value in restored.values]
+            self._cells[name] = StateCell(kind, values)
+        return self._cells[name]
+
+    def operator_states(self) -> tuple[OperatorStateValues, ...]:
+        """Return all operator states as they are now, serialised."""
+        return tuple(
+            OperatorStateValues(self.operator, name, cell.kind, tuple(map(dump, cell.get())))
+            for name, cell in self._cells.items()
+        )
 
 
 class NoTables:

@@ -16,9 +16,11 @@ from flowsnap.core.ids import ChannelId, OperatorId, TaskId, WorkerId
 from flowsnap.core.key import encode_key, key_group
 from flowsnap.core.manifest import FileHandle
 from flowsnap.core.message import Deploy, TaskAssignment
-from flowsnap.core.operator import OperatorContext, SinkContext, Source
+from flowsnap.core.operator import SinkContext, Source
+from flowsnap.core.watermark import MIN_WATERMARK
 from flowsnap.failpoint import failpoint
 from flowsnap.runtime.chain import Chain, Named, user_code
+from flowsnap.runtime.clock import Clock
 from flowsnap.runtime.context import NoTables, Place, TaskContext
 from flowsnap.runtime.input import InputChannel, SourceInput
 from flowsnap.runtime.output import OutputChannel, Router, make_router
@@ -48,9 +50,11 @@ class Builder:
         worker: WorkerId,
         code: Mapping[OperatorId, Any],
         writer: CheckpointWriter,
-        make_state: Callable[..., StateBackend] = StateBackend,
+        make_state: Callable[..., StateBackend],
+        clock: Clock,
     ) -> None:
         self._make_state = make_state
+        self._clock = clock
         self._deploy = deploy
         self._worker = worker
         self._code = code
@@ -105,10 +109,13 @@ class Builder:
             commits=SinkCommits(),
             is_ended=assignment.is_ended,
             linger_ms=self._deploy.config.batch_linger_ms,
+            side_routers=self._side_routers(task, deliver),
+            watermark_ms=_restored_ms(assignment),
+            wall_ms=self._clock.wall_ms,
         )
         runner = TaskRunner(parts, events)
         try:
-            self._open(chain, chain_spec, task, state)
+            self._open(chain, assignment, task, state)
             self._recover(chain, chain_spec, task, assignment)
         except BaseException:
             runner.close()
@@ -158,14 +165,22 @@ class Builder:
         )
 
     def _open(
-        self, chain: Chain, spec: ChainSpec, task: TaskSpec, state: StateBackend | None
+        self, chain: Chain, assignment: TaskAssignment, task: TaskSpec, state: StateBackend | None
     ) -> None:
-        place = Place(self._deploy.job, task.subtask, spec.parallelism, self._deploy.attempt)
-        contexts: dict[OperatorId, OperatorContext] = {}
+        spec = self._chains[task.chain]
+        place = Place(
+            job=self._deploy.job,
+            subtask=task.subtask,
+            parallelism=spec.parallelism,
+            attempt=self._deploy.attempt,
+            wall_ms=self._clock.wall_ms,
+            restored=assignment.operator_states,
+        )
+        contexts: dict[OperatorId, TaskContext] = {}
         for name in spec.operators:
             tables = state if state is not None and name in self._keyed else NoTables()
             contexts[name] = TaskContext(tables, name, place)
-        chain.open(contexts)
+        chain.open(contexts, _restored_ms(assignment))
         if state is not None:
             state.check_declared()
 
@@ -195,23 +210,38 @@ class Builder:
     # --- channels -----------------------------------------------------------------------------
 
     def _inputs(self, task: TaskSpec, grant: Grant) -> list[InputChannel]:
-        capacity = self._deploy.config.channel_capacity_batches
+        capacity, edges = self._deploy.config.channel_capacity_batches, self._deploy.graph.edges
         return [
-            InputChannel(channel.id, capacity, grant)
+            InputChannel(channel.id, capacity, grant, edges[channel.edge].port)
             for channel in self._deploy.graph.channels
             if channel.target == task.id
         ]
 
     def _routers(self, task: TaskSpec, deliver: Deliver) -> list[Router]:
+        """Return the routers of the main output."""
+        by_edge, edges = self._outputs(task), self._deploy.graph.edges
+        return [
+            self._router(edges[edge], channels, task, deliver)
+            for edge, channels in by_edge.items()
+            if not edges[edge].tag
+        ]
+
+    def _side_routers(self, task: TaskSpec, deliver: Deliver) -> dict[str, list[Router]]:
+        """Return the routers of the side outputs, by ``<operator>/<tag>``."""
+        by_edge, edges = self._outputs(task), self._deploy.graph.edges
+        routers: dict[str, list[Router]] = {}
+        for edge, channels in by_edge.items():
+            if tag := edges[edge].tag:
+                router = self._router(edges[edge], channels, task, deliver)
+                routers.setdefault(tag, []).append(router)
+        return routers
+
+    def _outputs(self, task: TaskSpec) -> dict[int, list[ChannelSpec]]:
         by_edge: dict[int, list[ChannelSpec]] = {}
         for channel in self._deploy.graph.channels:
             if channel.source == task.id:
                 by_edge.setdefault(channel.edge, []).append(channel)
-        graph = self._deploy.graph
-        return [
-            self._router(graph.edges[edge], channels, task, deliver)
-            for edge, channels in sorted(by_edge.items())
-        ]
+        return dict(sorted(by_edge.items()))
 
     def _router(
         self, edge: ChainEdge, channels: list[ChannelSpec], task: TaskSpec, deliver: Deliver
@@ -232,6 +262,10 @@ class Builder:
             return None
         mode = self._deploy.config.checkpoint_mode
         return Aligner([channel.id for channel in inputs], mode=mode)
+
+
+def _restored_ms(assignment: TaskAssignment) -> int:
+    return MIN_WATERMARK if assignment.watermark_ms is None else assignment.watermark_ms
 
 
 def _directory_name(task: TaskId) -> str:

@@ -18,12 +18,17 @@ from flowsnap.runtime.chain import user_code
 class InputChannel:
     """The receiving end of one channel: what has come and has not been processed."""
 
-    __slots__ = ("_grant", "credit", "id", "queue")
+    __slots__ = ("_grant", "credit", "id", "port", "queue")
 
     def __init__(
-        self, id: ChannelId, capacity: int, grant: Callable[[ChannelId, int], None]
+        self,
+        id: ChannelId,
+        capacity: int,
+        grant: Callable[[ChannelId, int], None],
+        port: int = 0,
     ) -> None:
         self.id = id
+        self.port = port
         self.credit = CreditReceiver(capacity)
         self.queue: deque[Element] = deque()
         self._grant = grant

@@ -24,7 +24,7 @@ from flowsnap.core.registry import SharedFiles
 from flowsnap.errors import StateError, StorageError
 from flowsnap.runtime.clock import now_ns
 from flowsnap.runtime.task import TakenSnapshot
-from flowsnap.state.backend import LocalFile
+from flowsnap.state.backend import LocalFile, Persist
 from flowsnap.storage.writer import CheckpointWriter
 
 
@@ -151,29 +151,37 @@ class Snapshotter:
         self._uploading.append(pending)
 
     def _begin_upload(self, pending: _Pending) -> None:
-        pending.upload = self._pool.submit(self._store, pending.snapshot)
+        pending.upload = self._pool.submit(self._store, pending)
         self._uploading.append(pending)
 
-    def _store(self, snapshot: TakenSnapshot) -> StateHandle:
+    def _store(self, pending: _Pending) -> StateHandle:
         """Store what is new; runs in the helper thread and touches nothing of the tasks."""
-        persist = snapshot.persist
+        persist = pending.snapshot.persist
         assert persist is not None
+        try:
+            return self._store_files(pending, persist)
+        finally:
+            persist.release()
+
+    def _store_files(self, pending: _Pending, persist: Persist) -> StateHandle:
+        checkpoint_id, task = pending.snapshot.checkpoint_id, pending.snapshot.task
         handles, new_bytes = [], 0
         for file in persist.files:
-            handle = self._reusable(snapshot.task.id, file)
+            if pending.is_aborted:
+                raise StorageError(f"checkpoint {checkpoint_id} was given up meanwhile")
+            handle = self._reusable(task.id, file)
             if handle is None:
-                handle = self._writer.store(snapshot.checkpoint_id, snapshot.task.id, file)
+                handle = self._writer.store(checkpoint_id, task.id, file)
                 new_bytes += handle.size_bytes
                 if file.is_shared:
                     with self._lock:
-                        self._files[snapshot.task.id].stored(snapshot.checkpoint_id, handle)
+                        self._files[task.id].stored(checkpoint_id, handle)
             handles.append(handle)
         with self._lock:
             shared = [h for h, f in zip(handles, persist.files, strict=True) if f.is_shared]
-            self._files[snapshot.task.id].used(snapshot.checkpoint_id, shared)
-        persist.release()
+            self._files[task.id].used(checkpoint_id, shared)
         return StateHandle(
-            key_groups=snapshot.task.key_groups,
+            key_groups=task.key_groups,
             tables=persist.tables,
             files=tuple(handles),
             new_bytes=new_bytes,
@@ -208,6 +216,8 @@ class Snapshotter:
                 state=state,
                 splits=snapshot.splits,
                 prepared=snapshot.prepared,
+                operator_states=snapshot.operator_states,
+                watermark_ms=snapshot.watermark_ms,
                 times=SnapshotTimes(
                     alignment_ms=snapshot.alignment_ms,
                     synchronous_ms=snapshot.synchronous_ms,

@@ -8,9 +8,10 @@ waits. Whatever the task has to tell goes through ``TaskEvents``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from flowsnap.core.aligner import Action as Alignment
 from flowsnap.core.aligner import Aligner, Decline, Snapshot, Unblock
@@ -27,16 +28,19 @@ from flowsnap.core.element import (
 )
 from flowsnap.core.graph import ChainSpec, TaskSpec
 from flowsnap.core.ids import ChannelId, CheckpointId, OperatorId, TaskId
-from flowsnap.core.manifest import PreparedOutput, SplitPosition
+from flowsnap.core.manifest import OperatorStateValues, PreparedOutput, SplitPosition
 from flowsnap.core.message import OperatorMetrics, TaskMetrics
 from flowsnap.core.task import InputEnds, TaskState, move
-from flowsnap.core.watermark import WatermarkMerger
+from flowsnap.core.watermark import MAX_WATERMARK, MIN_WATERMARK, WatermarkMerger
 from flowsnap.failpoint import failpoint
 from flowsnap.runtime.chain import Chain, user_code
-from flowsnap.runtime.clock import now_ns
+from flowsnap.runtime.clock import SystemClock, now_ns
 from flowsnap.runtime.input import InputChannel, SourceInput
 from flowsnap.runtime.output import OutputChannel, Router
 from flowsnap.state.backend import Persist, StateBackend
+
+POLL_MS = 2
+"""How long a task with requests in flight waits at most before it looks again."""
 
 
 @dataclass(slots=True)
@@ -46,6 +50,8 @@ class TakenSnapshot:
     checkpoint_id: CheckpointId
     task: TaskSpec
     operators: tuple[OperatorId, ...]
+    operator_states: tuple[OperatorStateValues, ...]
+    watermark_ms: int | None
     is_ended: bool
     splits: tuple[SplitPosition, ...]
     prepared: tuple[PreparedOutput, ...]
@@ -85,7 +91,9 @@ class TaskParts:
     commits: SinkCommits
     is_ended: bool
     linger_ms: int
-    resources: list[Any] = field(default_factory=list)
+    side_routers: Mapping[str, Sequence[Router]] = field(default_factory=dict)
+    watermark_ms: int = MIN_WATERMARK
+    wall_ms: Callable[[], int] = SystemClock().wall_ms
 
 
 class TaskRunner:
@@ -95,24 +103,28 @@ class TaskRunner:
         self.spec = parts.spec
         self.id = parts.spec.id
         self.inputs = {channel.id: channel for channel in parts.inputs}
-        self.outputs: list[OutputChannel] = [c for r in parts.routers for c in r.channels]
+        self._routers = [*parts.routers, *(r for some in parts.side_routers.values() for r in some)]
+        self.outputs: list[OutputChannel] = [c for r in self._routers for c in r.channels]
         self.state = TaskState.CREATED
         self._parts = parts
         self._chain = parts.chain
         self._source = parts.source
-        self._routers = parts.routers
         self._aligner = parts.aligner
         self._blocked: set[ChannelId] = set() if parts.aligner is None else parts.aligner.blocked
         self._state = parts.state
         self._events = events
         self._order = deque(parts.inputs)
         self._ends = InputEnds(list(self.inputs))
-        self._watermarks = WatermarkMerger(list(self.inputs))
+        self._watermarks = WatermarkMerger(list(self.inputs), parts.watermark_ms)
+        self._has_event_time = parts.chain.generates_watermarks
+        self._is_asynchronous = parts.chain.is_asynchronous
+        self._is_idle = False
         self._triggers: deque[CheckpointId] = deque()
         self._last_output: Iterator[Batch] | None = None
         self._is_stopped = False
         self._has_partial = False
-        self._partial_since_ms = 0
+        self._partial_due_ms = 0
+        self._now_ms = 0
         self._busy_ns = 0
         self._backpressured_ns = 0
         self._blocked_since_ns = 0
@@ -125,38 +137,48 @@ class TaskRunner:
         self.state = move(self.state, TaskState.RUNNING)
         for channel in self.inputs.values():
             channel.replenish()
+        if self._has_event_time:
+            self._forward_generated()
+        elif self._watermarks.current > MIN_WATERMARK:
+            self._send_control(Watermark(self._watermarks.current))
 
     def close(self) -> None:
         """Release everything; what was not prepared is dropped."""
-        try:
-            if self._source is not None:
-                self._source.close()
-            self._chain.close()
-        finally:
+        with ExitStack() as stack:
             if self._state is not None:
-                self._state.close()
+                stack.callback(self._state.close)
+            stack.callback(self._chain.close)
+            if self._source is not None:
+                stack.callback(self._source.close)
 
     # --- one step -----------------------------------------------------------------------------
 
     def step(self, now_ms: int) -> bool:
         """Do one batch, if there is one and its output may leave; return whether it did."""
+        self._now_ms = now_ms
         if self._triggers and self.state is not TaskState.ENDING:
             self._snapshot(self._triggers.popleft(), 0.0)
             return True
-        if self._is_backpressured():
+        if self._is_backpressured() or not self._step_clocked():
             return False
         if self._last_output is not None:
             return self._drain(self._last_output)
         worked = self._read(now_ms) if self._source is not None else self._consume(now_ms)
-        if self._has_partial and (not worked or now_ms >= self._partial_since_ms):
+        if self._has_partial and (not worked or now_ms >= self._partial_due_ms):
             self._flush()
         return worked
 
     def next_step_ms(self, now_ms: int) -> int | None:
         """Return when ``step`` is worth calling again without anything arriving; None: never."""
-        if self._source is None or self._source.is_exhausted or self._is_stopped:
-            return None
-        return max(now_ms, self._source.next_read_ms())
+        due = []
+        if self._is_asynchronous:
+            due.append(now_ms + POLL_MS)
+        timer_ms = self._chain.next_processing_time_ms()
+        if timer_ms is not None:
+            due.append(now_ms + max(0, timer_ms - self._parts.wall_ms()))
+        if not (self._source is None or self._source.is_exhausted or self._is_stopped):
+            due.append(max(now_ms, self._source.next_read_ms()))
+        return min(due, default=None)
 
     def waits_for(self) -> OperatorId | None:
         """Return the operator whose missing credit holds this task back."""
@@ -173,6 +195,21 @@ class TaskRunner:
             self._blocked_since_ns = 0
         return False
 
+    def _step_clocked(self) -> bool:
+        """Do what the wall clock and asynchronous operators ask for; False: no batch now."""
+        timer_ms = self._chain.next_processing_time_ms()
+        if timer_ms is not None and self.state is not TaskState.ENDED:
+            wall_ms = self._parts.wall_ms()
+            if timer_ms <= wall_ms:
+                for batch in self._chain.on_processing_time(wall_ms):
+                    self._emit(batch)
+                self._after_output()
+        if not self._is_asynchronous:
+            return True
+        for batch in self._chain.poll():
+            self._emit(batch)
+        return self._last_output is not None or self._chain.can_accept()
+
     def _read(self, now_ms: int) -> bool:
         source = self._source
         assert source is not None
@@ -181,7 +218,7 @@ class TaskRunner:
         started = now_ns()
         batch = source.read(now_ms)
         if batch is not None:
-            self._process(batch, now_ms)
+            self._process(batch)
         elif source.is_exhausted:
             self._end()
         self._busy_ns += now_ns() - started
@@ -201,35 +238,79 @@ class TaskRunner:
     def _take(self, channel: InputChannel, element: Element, now_ms: int) -> None:
         match element:
             case Batch():
-                self._process(element, now_ms)
+                self._process(element, channel.port)
                 channel.release()
             case Barrier(checkpoint_id):
                 self._take_barrier(channel.id, checkpoint_id, now_ms)
             case EndOfInput():
-                if self._ends.receive(channel.id):
-                    self._end()
+                self._take_end(channel.id)
             case Watermark(timestamp_ms):
-                self._forward(self._watermarks.receive(channel.id, timestamp_ms))
+                self._advance(self._watermarks.receive(channel.id, timestamp_ms))
             case Idle():
-                self._forward(self._watermarks.idle(channel.id))
+                self._advance(self._watermarks.idle(channel.id))
+                self._tell_idle()
             case Active():
-                self._forward(self._watermarks.active(channel.id))
+                self._advance(self._watermarks.active(channel.id))
+                self._tell_idle()
 
-    def _process(self, batch: Batch, now_ms: int) -> None:
-        output = self._chain.process(batch)
+    def _process(self, batch: Batch, port: int = 0) -> None:
+        output = self._chain.process(batch, port)
         if self._state is not None:
             self._state.relieve()
         if output is not None:
             self._emit(output)
-            if not self._has_partial:
-                self._has_partial = True
-                self._partial_since_ms = now_ms + self._parts.linger_ms
+        self._after_output()
+
+    # --- event time ---------------------------------------------------------------------------
+
+    def _after_output(self) -> None:
+        """Send side outputs, and the event time that this chain has generated."""
+        if self._parts.side_routers:
+            self._emit_side_outputs()
+        if self._has_event_time:
+            self._forward_generated()
+
+    def _advance(self, watermark_ms: int | None) -> None:
+        """Take event time that has come in through the inputs; at its end ``_end`` does."""
+        if watermark_ms is None or watermark_ms == MAX_WATERMARK:
+            return
+        self._emit_timed(self._chain.advance(watermark_ms))
+        self._after_output()
+
+    def _forward_generated(self) -> None:
+        self._emit_timed(self._chain.generated())
+        self._tell_idle()
+
+    def _emit_timed(self, outputs: Iterator[Batch | int]) -> None:
+        for output in outputs:
+            if isinstance(output, Batch):
+                self._emit(output)
+            else:
+                self._send_control(Watermark(output))
+
+    def _tell_idle(self) -> None:
+        """Tell those downstream when this task begins or ceases to hold event time back."""
+        is_idle = self._chain.is_idle if self._has_event_time else self._watermarks.is_idle
+        if is_idle != self._is_idle:
+            self._is_idle = is_idle
+            self._send_control(Idle() if is_idle else Active())
 
     # --- output -------------------------------------------------------------------------------
 
     def _emit(self, batch: Batch) -> None:
-        for router in self._routers:
+        for router in self._parts.routers:
             router.route(batch)
+        if not self._has_partial:
+            self._has_partial = True
+            self._partial_due_ms = self._now_ms + self._parts.linger_ms
+
+    def _emit_side_outputs(self) -> None:
+        for tag, buffer in self._chain.side_outputs():
+            routers = self._parts.side_routers.get(tag, ())
+            if buffer.values:
+                batch = buffer.take()
+                for router in routers:
+                    router.route(batch)
 
     def _flush(self) -> None:
         self._has_partial = False
@@ -241,11 +322,15 @@ class TaskRunner:
         for channel in self.outputs:
             channel.send(element)
 
-    def _forward(self, watermark_ms: int | None) -> None:
-        if watermark_ms is not None:
-            self._send_control(Watermark(watermark_ms))
-
     # --- end of input -------------------------------------------------------------------------
+
+    def _take_end(self, channel: ChannelId) -> None:
+        is_last = self._ends.receive(channel)
+        watermark_ms = self._watermarks.end(channel)
+        if is_last:
+            self._end()  # What leaves at the end is not late: downstream, the end is the watermark.
+        else:
+            self._advance(watermark_ms)
 
     def _end(self) -> None:
         """Begin the last output; a task that had ended before the checkpoint has none left."""
@@ -255,15 +340,18 @@ class TaskRunner:
     def _drain(self, last_output: Iterator[Batch]) -> bool:
         started = now_ns()
         batch = next(last_output, None)
+        is_waiting = batch is not None and not batch.values
         if batch is not None:
             self._emit(batch)
+            self._emit_side_outputs()
         else:
+            self._emit_side_outputs()
             self._last_output = None
             self._send_control(EndOfInput())
             self.state = move(self.state, TaskState.ENDED)
             self._events.ended(self.id)
         self._busy_ns += now_ns() - started
-        return True
+        return not is_waiting
 
     # --- checkpoints --------------------------------------------------------------------------
 
@@ -312,10 +400,12 @@ class TaskRunner:
         failpoint("op.pre_snapshot")
         for batch in self._chain.before_barrier():
             self._emit(batch)
+        self._after_output()
         started = now_ns()
         splits = () if self._source is None else self._source.positions()
         failpoint("src.offset_recorded")
         persist = None if self._state is None else self._state.freeze()
+        operator_states = self._chain.operator_states()
         self._prepare(checkpoint_id)
         synchronous_ms = (now_ns() - started) / 1e6
         self._send_control(Barrier(checkpoint_id))
@@ -326,7 +416,10 @@ class TaskRunner:
                 checkpoint_id=checkpoint_id,
                 task=self.spec,
                 operators=self._parts.chain_spec.operators,
-                is_ended=self.state is TaskState.ENDED,
+                operator_states=operator_states,
+                watermark_ms=self._watermark_ms(),
+                # Restored behind its end, it has ended although its input has yet to say so again.
+                is_ended=self.state is TaskState.ENDED or self._parts.is_ended,
                 splits=splits,
                 prepared=self._parts.commits.pending(),
                 persist=persist,
@@ -334,6 +427,10 @@ class TaskRunner:
                 synchronous_ms=synchronous_ms,
             )
         )
+
+    def _watermark_ms(self) -> int | None:
+        reached = self._watermarks.current
+        return reached if MIN_WATERMARK < reached < MAX_WATERMARK else None
 
     def _prepare(self, checkpoint_id: CheckpointId) -> None:
         sink = self._chain.sink

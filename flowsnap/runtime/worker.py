@@ -226,7 +226,9 @@ class Worker:
         self.plane = edges.make_plane(deploy, self.id) if deploy.graph.workers > 1 else None
         if self.plane is not None:
             self.plane.bind()
-        builder = Builder(deploy, self.id, edges.load_code(deploy), writer, edges.make_state)
+        builder = Builder(
+            deploy, self.id, edges.load_code(deploy), writer, edges.make_state, self._clock
+        )
         for built in builder.build(self, self._deliver, self._grant):
             task = built.runner
             self._tasks.append(task)

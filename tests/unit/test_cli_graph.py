@@ -63,7 +63,7 @@ def test_side_outputs_and_second_inputs_are_named() -> None:
     text = as_text(job, build_execution_graph(job, 1))
 
     assert (
-        "(errors): 2 channels, rebalance, to each task in turn, side output 'late', input 1" in text
+        "(errors): 2 channels, rebalance, to each task in turn, side output 'count/late', input 1" in text
     )
 
 

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from flowsnap.core.element import Batch
-from flowsnap.core.ids import OperatorId
+from flowsnap.core.ids import AttemptId, OperatorId
 from flowsnap.core.operator import LazyOperator, Operator, Sink
+from flowsnap.core.watermark import MIN_WATERMARK
 from flowsnap.errors import ConfigError, OperatorError
 from flowsnap.operators import Filter, FlatMap, Map
 from flowsnap.runtime.chain import Chain
+from flowsnap.runtime.context import NoTables, Place, TaskContext
 
 
 class Holding(Operator):
@@ -42,7 +44,11 @@ class Gathering(Sink):
 
 
 def chain(*operators: Operator | Sink) -> Chain:
-    return Chain([(OperatorId(f"op-{n}"), operator) for n, operator in enumerate(operators)], 3)
+    names = [OperatorId(f"op-{n}") for n in range(len(operators))]
+    place = Place("job", 3, 4, AttemptId(1), wall_ms=lambda: 0)
+    opened = Chain(list(zip(names, operators, strict=True)), 3)
+    opened.open({name: TaskContext(NoTables(), name, place) for name in names}, MIN_WATERMARK)
+    return opened
 
 
 def values(batch: Batch | None) -> list[Any]:

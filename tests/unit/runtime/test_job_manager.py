@@ -1,0 +1,589 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowsnap.config import JobConfig, Restart
+from flowsnap.core.graph import build_execution_graph
+from flowsnap.core.ids import AttemptId, CheckpointId, WorkerId
+from flowsnap.core.manifest import TaskSnapshot
+from flowsnap.core.message import (
+    AbortCheckpoint,
+    Acknowledged,
+    Cancel,
+    Cancelled,
+    Committed,
+    CompleteCheckpoint,
+    Declined,
+    Deploy,
+    Deployed,
+    FromWorker,
+    Heartbeat,
+    Shutdown,
+    Start,
+    TaskEnded,
+    TaskFailed,
+    ToWorker,
+    TriggerCheckpoint,
+)
+from flowsnap.errors import JobFailed, RestoreError, StorageError
+from flowsnap.runtime.definition import PipelineDefinition
+from flowsnap.runtime.job_manager import JobManager, Surroundings
+from flowsnap.runtime.recovery import Recovery
+from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.transport.control import MemoryControl, MemoryControlClient
+from tests.manifests import COUNT, LINES, OUT, task, words
+from tests.unit.runtime.parts import Holding, ListSource, MemorySink
+
+READER, COUNTER = task("lines/0"), task("count/0")
+OPERATORS = {READER: (LINES,), COUNTER: (COUNT, OUT)}
+FIRST, SECOND = WorkerId(0), WorkerId(1)
+
+
+class StoppedClock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.ms = 1_000
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    def wall_ms(self) -> int:
+        return 1_700_000_000_000 + self.ms
+
+
+class Workers:
+    """The launcher's twin: each worker is an end of the control plane in the test's hand."""
+
+    def __init__(self, control: MemoryControl) -> None:
+        self.ends: dict[WorkerId, MemoryControlClient] = {}
+        self.dead: list[tuple[WorkerId, str]] = []
+        self.launched: list[WorkerId] = []
+        self.is_mute = False
+        self.is_closed = False
+        self._control = control
+
+    def launch(self, worker: WorkerId) -> None:
+        self.launched.append(worker)
+        self.ends[worker] = self._control.client(worker)
+        if not self.is_mute:
+            self.ends[worker].greet()
+
+    def kill(self, worker: WorkerId) -> None:
+        end = self.ends.pop(worker, None)
+        if end is not None:
+            end.close()
+
+    def die(self, worker: WorkerId, how: str) -> None:
+        self.kill(worker)
+        self.dead.append((worker, how))
+
+    def deaths(self) -> list[tuple[WorkerId, str]]:
+        dead, self.dead = self.dead, []
+        return dead
+
+    def pids(self) -> dict[WorkerId, int]:
+        return dict.fromkeys(self.ends, os.getpid())
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class World:
+    """A job manager with everything around it in the test's hand."""
+
+    def __init__(self, root: Path, workers: int = 1, **settings: Any) -> None:
+        self.clock = StoppedClock()
+        self.control = MemoryControl()
+        self.workers = Workers(self.control)
+        self.sink = MemorySink()
+        (root / "scratch").mkdir()
+        source = ListSource({"a": [1, 2]})
+        code = {LINES: source, COUNT: Holding(), OUT: self.sink}
+        directory = JobDirectory.open(root / "state", "words")
+        self.recovery = Recovery(
+            directory, PipelineDefinition(words(), code), root / "scratch", "latest"
+        )
+        self.recovery.submit()
+        config = JobConfig(workers=workers, **settings)
+        around = Surroundings(self.clock, self.control.server, self.workers, self.recovery)
+        self.manager = JobManager(build_execution_graph(words(), workers), config, around)
+        self.attempt = 0
+
+    # --- what the test does
+
+    def say(self, *messages: FromWorker, worker: WorkerId = FIRST) -> None:
+        """Have a worker say something, and the job manager hear it."""
+        for message in messages:
+            self.workers.ends[worker].send(message)
+        self.manager.step()
+
+    def pass_time(self, ms: int) -> None:
+        self.clock.ms += ms
+        for worker, end in self.workers.ends.items():
+            end.send(Heartbeat(attempt=AttemptId(0), worker=worker, steps=self.clock.ms))
+        self.manager.step()
+
+    def heard(self, worker: WorkerId = FIRST) -> list[ToWorker]:
+        """Return what a worker was told since the last call."""
+        end = self.workers.ends.get(worker)
+        return [] if end is None else end.receive()
+
+    def kinds(self, worker: WorkerId = FIRST) -> list[str]:
+        return [type(message).__name__ for message in self.heard(worker)]
+
+    @property
+    def state(self) -> str:
+        self.pass_time(100)  # the status is made anew every 100 ms
+        return self.manager.status.state
+
+    # --- the usual course of things
+
+    def deploy(self) -> Deploy:
+        """Let the workers register; return what the first is told."""
+        if not self.workers.launched:
+            self.manager.start()
+        self.manager.step()
+        [deploy] = [message for message in self.heard() if isinstance(message, Deploy)]
+        self.attempt = deploy.attempt
+        return deploy
+
+    def run(self) -> None:
+        """Come to where the tasks run."""
+        self.deploy()
+        for worker in list(self.workers.ends):
+            self.heard(worker)
+            self.say(Deployed(attempt=AttemptId(self.attempt), worker=worker), worker=worker)
+        assert Start(attempt=AttemptId(self.attempt)) in self.heard()
+
+    def acknowledge(self, number: int, *tasks: Any) -> None:
+        for name in tasks or (READER, COUNTER):
+            snapshot = TaskSnapshot(name, OPERATORS[name], 0)
+            self.say(self.tell(Acknowledged, checkpoint_id=CheckpointId(number), snapshot=snapshot))
+
+    def tell(self, kind: type[Any], **facts: Any) -> Any:
+        return kind(attempt=AttemptId(self.attempt), **facts)
+
+    def end_input(self) -> None:
+        self.say(*(self.tell(TaskEnded, task=name) for name in (READER, COUNTER)))
+
+    def fail(self, message: str = "no luck", **facts: Any) -> None:
+        failed = self.tell(
+            TaskFailed, worker=FIRST, task=COUNTER, error_type="X", message=message, **facts
+        )
+        self.say(failed)
+
+    def cancel_done(self) -> None:
+        assert "Cancel" in self.kinds()
+        self.say(self.tell(Cancelled, worker=FIRST))
+
+    def finish(self, number: int) -> None:
+        """Have the final checkpoint acknowledged and committed."""
+        self.acknowledge(number)
+        self.say(self.tell(Committed, checkpoint_id=CheckpointId(number), task=COUNTER))
+
+
+RESTARTS = Restart(strategy="fixed", delay_ms=50, attempts_max=2)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path, restart=RESTARTS, checkpoint_interval_ms=1_000, heartbeat_timeout_ms=500)
+    yield made
+    made.manager.close()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path, workers=2, restart=RESTARTS)
+    yield made
+    made.manager.close()
+
+
+# --- attempts
+
+
+def test_tasks_start_when_every_worker_is_deployed(pair: World) -> None:
+    pair.deploy()
+    assert pair.kinds(SECOND) == ["Deploy"]
+
+    pair.say(pair.tell(Deployed, worker=FIRST))
+    assert pair.kinds() == []
+
+    pair.say(pair.tell(Deployed, worker=SECOND), worker=SECOND)
+    assert (pair.kinds(), pair.kinds(SECOND)) == (["Start"], ["Start"])
+
+
+def test_a_worker_is_told_the_assignments_of_its_own_tasks_only(tmp_path: Path) -> None:
+    world = World(tmp_path, workers=2)
+
+    told = world.deploy()
+
+    own = {spec.id for spec in told.graph.tasks if spec.worker == FIRST}
+    assert {assignment.task for assignment in told.assignments} == own
+    world.manager.close()
+
+
+def test_a_worker_that_dies_is_replaced_and_the_next_attempt_begins(world: World) -> None:
+    world.run()
+
+    world.workers.die(FIRST, "process 7 was killed by SIGKILL")
+    world.manager.step()
+    world.pass_time(50)
+
+    assert world.workers.launched == [FIRST, FIRST]
+    assert world.deploy().attempt == 2
+    assert world.manager.status.failures == ("worker 0: process 7 was killed by SIGKILL",)
+
+
+def test_only_the_dead_worker_is_replaced_and_the_other_is_cancelled(pair: World) -> None:
+    pair.run()
+    pair.heard(SECOND)
+
+    pair.workers.die(FIRST, "process 7 ended with exit code 3")
+    pair.manager.step()
+    assert pair.kinds(SECOND) == ["Cancel"]
+
+    pair.say(pair.tell(Cancelled, worker=SECOND), worker=SECOND)
+    pair.pass_time(50)
+    pair.manager.step()
+    assert pair.workers.launched == [FIRST, SECOND, FIRST]
+
+
+def test_a_silent_worker_is_killed_and_replaced(world: World) -> None:
+    world.run()
+
+    world.clock.ms += 501
+    world.manager.step()
+    world.pass_time(50)
+
+    assert world.workers.launched == [FIRST, FIRST]
+    assert world.manager.status.failures == ("worker 0: silent for 500 ms",)
+
+
+def test_a_worker_that_does_not_register_in_time_counts_as_a_failure(world: World) -> None:
+    world.workers.is_mute = True
+    world.manager.start()
+
+    world.clock.ms += 60_001
+    world.manager.step()
+
+    assert world.manager.status.failures == ("not registered within 60000 ms: worker 0",)
+
+
+def test_a_failed_task_ends_the_attempt_and_the_next_begins_after_the_delay(world: World) -> None:
+    world.run()
+
+    world.fail()
+    world.cancel_done()
+    assert world.kinds() == []
+
+    world.pass_time(50)
+    assert world.kinds() == ["Deploy"]
+    assert world.workers.launched == [FIRST], "the process lives, and is used again"
+
+
+def test_messages_of_an_older_attempt_are_ignored(world: World) -> None:
+    world.run()
+    world.pass_time(1_000)
+    world.fail()
+    world.cancel_done()
+    world.pass_time(50)
+    world.run()
+
+    old = AttemptId(1)
+    snapshot = TaskSnapshot(READER, (LINES,), 0)
+    world.say(
+        TaskEnded(attempt=old, task=READER),
+        TaskEnded(attempt=old, task=COUNTER),
+        Acknowledged(attempt=old, checkpoint_id=CheckpointId(1), snapshot=snapshot),
+        TaskFailed(attempt=old, worker=FIRST, task=None, error_type="X", message="late"),
+    )
+
+    assert world.kinds() == []
+    assert world.state == "running"
+
+
+def test_a_job_without_a_restart_left_fails_with_its_history(world: World) -> None:
+    for number in range(3):
+        world.run()
+        world.fail(f"reason {number}", notes=("look here",), traceback="Traceback: x")
+        world.cancel_done()
+        world.pass_time(50)
+
+    with pytest.raises(JobFailed, match=r"task count/0: reason 2") as caught:
+        world.manager.result()
+    assert caught.value.history == tuple(
+        f"worker 0: task count/0: reason {number}" for number in range(3)
+    )
+    assert caught.value.__notes__ == ["look here", "Traceback: x"]
+
+
+def test_a_failure_that_no_restart_helps_ends_the_job_at_once(world: World) -> None:
+    world.run()
+
+    world.fail("a bug", is_restartable=False)
+    world.cancel_done()
+
+    assert world.manager.is_done
+    assert world.kinds()[-1] == "Shutdown"
+    with pytest.raises(JobFailed, match="a bug"):
+        world.manager.result()
+
+
+def test_an_attempt_that_cannot_begin_raises_its_own_error(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise RestoreError("the checkpoint is gone")
+
+    monkeypatch.setattr(world.recovery, "begin_attempt", refuse)
+    world.manager.start()
+    world.manager.step()
+    world.cancel_done()
+
+    with pytest.raises(RestoreError, match="the checkpoint is gone"):
+        world.manager.result()
+
+
+# --- checkpoints
+
+
+def test_a_checkpoint_is_complete_when_its_manifest_is_written(world: World) -> None:
+    world.run()
+    world.pass_time(1_000)
+    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=1)]
+
+    world.acknowledge(1, READER)
+    assert world.kinds() == []
+
+    world.acknowledge(1, COUNTER)
+    assert world.heard() == [world.tell(CompleteCheckpoint, checkpoint_id=1)]
+    assert world.recovery._directory.checkpoints() == [1]
+    assert world.recovery._directory.read_manifest(CheckpointId(1)).attempt == 1
+
+
+def test_the_next_attempt_begins_from_the_checkpoint(world: World) -> None:
+    world.run()
+    world.pass_time(1_000)
+    world.acknowledge(1)
+    world.fail()
+    world.cancel_done()
+    world.pass_time(50)
+    world.run()
+    world.pass_time(1_000)
+
+    assert world.manager.status.restored_from == 1
+    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=2)]
+
+
+def test_a_declined_checkpoint_is_aborted_everywhere_and_the_job_goes_on(world: World) -> None:
+    world.run()
+    world.pass_time(1_000)
+    world.heard()
+
+    world.say(world.tell(Declined, checkpoint_id=CheckpointId(1), task=COUNTER, reason="full"))
+
+    assert world.heard() == [world.tell(AbortCheckpoint, checkpoint_id=1)]
+    assert world.state == "running"
+    assert world.manager.status.checkpoints_failed == 1
+
+
+def test_an_expired_checkpoint_is_aborted_and_its_late_acknowledgements_ignored(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, checkpoint_interval_ms=1_000, checkpoint_timeout_ms=300)
+    world.run()
+    world.pass_time(1_000)
+    world.heard()
+
+    world.pass_time(300)
+    assert world.heard() == [world.tell(AbortCheckpoint, checkpoint_id=1)]
+
+    world.acknowledge(1)
+    assert world.kinds() == []
+    assert world.recovery._directory.checkpoints() == []
+    world.manager.close()
+
+
+def test_too_many_failed_checkpoints_fail_the_attempt(tmp_path: Path) -> None:
+    world = World(tmp_path, checkpoint_interval_ms=100, checkpoint_failures_max=1)
+    world.run()
+    for number in (1, 2):
+        world.pass_time(100)
+        declined = world.tell(
+            Declined, checkpoint_id=CheckpointId(number), task=COUNTER, reason="full"
+        )
+        world.say(declined)
+
+    assert "Cancel" in world.kinds()
+    assert "2 checkpoints failed in a row" in world.manager.status.failures[0]
+    world.manager.close()
+
+
+def test_a_manifest_of_unknown_outcome_fails_the_attempt_and_aborts_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(_: Any) -> None:
+        raise StorageError("nobody knows", is_definite=False)
+
+    world.run()
+    world.pass_time(1_000)
+    world.heard()
+    monkeypatch.setattr(world.recovery, "write_manifest", write)
+
+    world.acknowledge(1)
+
+    assert world.kinds() == ["Cancel"]
+    assert world.manager.status.failures == ("nobody knows",)
+
+
+def test_a_manifest_that_is_surely_not_written_aborts_the_checkpoint_only(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(_: Any) -> None:
+        raise StorageError("no space left")
+
+    world.run()
+    world.pass_time(1_000)
+    world.heard()
+    monkeypatch.setattr(world.recovery, "write_manifest", write)
+
+    world.acknowledge(1)
+
+    assert world.kinds() == ["AbortCheckpoint"]
+    assert world.state == "running"
+
+
+def test_an_id_that_cannot_be_made_durable_is_never_sent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reserve(_: Any) -> None:
+        raise StorageError("no space left")
+
+    world.run()
+    monkeypatch.setattr(world.recovery, "reserve", reserve)
+
+    world.pass_time(1_000)
+
+    assert world.kinds() == ["Cancel"]
+
+
+# --- the end
+
+
+def test_a_job_finishes_only_when_a_final_checkpoint_is_committed_by_every_sink(
+    world: World,
+) -> None:
+    world.run()
+    world.end_input()
+    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=1, is_final=True)]
+
+    world.acknowledge(1)
+    assert world.heard() == [world.tell(CompleteCheckpoint, checkpoint_id=1)]
+    assert not world.manager.is_done
+
+    world.say(world.tell(Committed, checkpoint_id=CheckpointId(1), task=COUNTER))
+    assert world.manager.result().state == "finished"
+    assert world.heard() == [world.tell(Shutdown)]
+    assert world.recovery._directory.read_manifest(CheckpointId(1)).kind == "final"
+
+
+def test_a_commit_of_an_earlier_checkpoint_does_not_finish_the_job(world: World) -> None:
+    world.run()
+    world.pass_time(1_000)
+    world.acknowledge(1)
+    world.end_input()
+    world.acknowledge(2)
+
+    world.say(world.tell(Committed, checkpoint_id=CheckpointId(1), task=COUNTER))
+
+    assert not world.manager.is_done
+
+
+def test_a_final_checkpoint_that_fails_is_taken_again_by_the_next_attempt(world: World) -> None:
+    world.run()
+    world.end_input()
+    world.say(world.tell(Declined, checkpoint_id=CheckpointId(1), task=COUNTER, reason="full"))
+    world.cancel_done()
+    world.pass_time(50)
+    world.run()
+    world.end_input()
+
+    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=2, is_final=True)]
+    world.finish(2)
+    assert world.manager.result().attempts == 2
+
+
+def test_stop_takes_a_last_checkpoint_at_which_the_sources_stop(world: World) -> None:
+    world.run()
+
+    world.manager.request_stop()
+    world.manager.step()
+    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=1, is_final=True)]
+
+    world.finish(1)
+    result = world.manager.result()
+    assert (result.state, result.last_checkpoint) == ("stopped", 1)
+
+
+def test_a_stop_is_not_forgotten_by_a_failure(world: World) -> None:
+    world.run()
+    world.manager.request_stop()
+    world.manager.step()
+    world.fail()
+    world.cancel_done()
+    world.pass_time(50)
+
+    world.deploy()
+    world.say(world.tell(Deployed, worker=FIRST))
+
+    assert world.kinds() == ["Start", "TriggerCheckpoint"]
+
+
+def test_cancel_ends_the_job_without_a_checkpoint(world: World) -> None:
+    world.run()
+
+    world.manager.request_cancel()
+    world.manager.step()
+    assert world.heard() == [world.tell(Cancel)]
+
+    world.say(world.tell(Cancelled, worker=FIRST))
+    assert world.manager.result().state == "cancelled"
+    assert world.recovery._directory.checkpoints() == []
+
+
+def test_a_worker_that_does_not_answer_a_cancel_is_killed(world: World) -> None:
+    world.run()
+    world.manager.request_cancel()
+    world.manager.step()
+
+    world.pass_time(10_001)
+
+    assert world.manager.result().state == "cancelled"
+    assert world.workers.ends == {}
+
+
+def test_the_outcome_is_recorded(world: World) -> None:
+    world.run()
+    world.end_input()
+
+    world.finish(1)
+
+    outcome = world.recovery._directory.outcome()
+    assert outcome is not None
+    assert (outcome.state, outcome.run_id) == ("finished", world.recovery.run_id)
+
+
+def test_closing_ends_the_workers_and_releases_the_directory(tmp_path: Path) -> None:
+    world = World(tmp_path)
+
+    world.manager.close()
+
+    assert world.workers.is_closed
+    JobDirectory.open(tmp_path / "state", "words").close()
