@@ -36,10 +36,15 @@ class Place(NamedTuple):
 
 
 class Input(NamedTuple):
-    """A step that another reads from, and how; None: as the parallelisms suggest."""
+    """A step that another reads from, and how; None: as the parallelisms suggest.
+
+    ``port`` is the input of the reading step that it feeds, ``tag`` the side output that it reads.
+    """
 
     step: Step
     partitioning: Partitioning | None = None
+    port: int = 0
+    tag: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,10 +145,10 @@ class Drawing:
 
     def _edges(self, widths: dict[OperatorId, int]) -> Iterator[EdgeSpec]:
         for step in self.steps.values():
-            for above, partitioning in step.request.inputs:
+            for above, partitioning, port, tag in step.request.inputs:
                 is_even = widths[above.name] == widths[step.name]
                 natural = Partitioning.FORWARD if is_even else Partitioning.REBALANCE
-                yield EdgeSpec(above.name, step.name, partitioning or natural)
+                yield EdgeSpec(above.name, step.name, partitioning or natural, port, tag)
 
     def _check(self) -> None:
         if not self.steps:
