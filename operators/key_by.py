@@ -8,7 +8,9 @@ from operator import length_hint
 from typing import Any
 
 from flowsnap.core.element import Batch
+from flowsnap.core.key import encode_key
 from flowsnap.core.operator import Operator
+from flowsnap.errors import StateError
 from flowsnap.operators.selector import Selector, check_selector, selected
 
 _ALWAYS_HASHABLE = frozenset({str, int, bytes, float, bool})
@@ -28,10 +30,11 @@ class KeyBy(Operator):
     def process(self, batch: Batch) -> Batch:
         """Return the batch with its keys.
 
+        A key of a plain type vouches for the rest of its batch: looking at each would cost as much
+        as counting it.
+
         Raises:
-            TypeError: a key cannot be hashed. A key of a plain type vouches for the rest of its
-            batch:
-                looking at each would cost as much as counting it.
+            TypeError: a key cannot be hashed, or its type has no stable bytes.
         """
         self.cursor = iter(batch.values)
         keys = list(selected(self.selector, batch.values, self.cursor))
@@ -48,5 +51,13 @@ class KeyBy(Operator):
             self.cursor = iter(batch.values)
             deque(islice(self.cursor, index + 1), maxlen=0)
             raise TypeError(
-                f"a key of type {type(keys[index]).__name__} cannot be hashed ({error})"
+                f"a key of type {type(keys[index]).__name__} cannot be hashed ({error}): "
+                "use a tuple of its fields"
             ) from error
+        try:
+            encode_key(keys[0])
+        except StateError as error:
+            self.cursor = iter(batch.values)
+            next(self.cursor)
+            advice = "; ".join(getattr(error, "__notes__", ()))
+            raise TypeError(f"{error}: {advice}") from error

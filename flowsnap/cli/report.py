@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import traceback
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -105,6 +106,7 @@ def _user_traces(chain: list[BaseException]) -> Iterator[str]:
         frame
         for frame in traceback.extract_tb(foreign.__traceback__)
         if not frame.filename.startswith((_OWN_FILES, _IMPORTLIB, "<frozen"))
+        and "site-packages" not in frame.filename
     ]
     if frames:
         yield "Traceback (most recent call last):\n" + "".join(traceback.format_list(frames))
@@ -112,13 +114,14 @@ def _user_traces(chain: list[BaseException]) -> Iterator[str]:
 
 def _history(error: FlowsnapError) -> Iterator[Text]:
     history = error.history if isinstance(error, JobFailed) else ()
-    if len(history) > 1 or (history and history[0] not in str(error)):
+    if len(history) > 1:
         yield Text()
         yield Text("what was tried", style="bold")
         if len(history) > _HISTORY_MAX:
             yield _text(f"  ({len(history) - _HISTORY_MAX} earlier attempts)", "dim")
-        for line in history[-_HISTORY_MAX:]:
-            yield _text(f"  {_shortened(line)}")
+        for line, same in groupby(history[-_HISTORY_MAX:]):
+            times = len(list(same))
+            yield _text(f"  {_shortened(line)}{f' ({times} times)' if times > 1 else ''}")
 
 
 def _advice(chain: list[BaseException]) -> Iterator[Text]:

@@ -486,7 +486,9 @@ class JobMachine:
         self.state = move(self.state, self._outcome)
         message = _MESSAGES.get(self.state) or self.failures[-1]
         if self._is_out_of_restarts:
-            message = f"no restart is left after {len(self.failures)} failures, the last: {message}"
+            tries = len(self.failures)
+            failed = "a failure" if tries == 1 else f"{tries} failures, the last"
+            message = f"no restart is left after {failed}: {message}"
         return [End(self.state, message)]
 
 

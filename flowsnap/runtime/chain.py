@@ -329,10 +329,11 @@ def _places(members: Sequence[tuple[OperatorId, Operator]], trait: str) -> list[
 def describe(record: Any) -> str:
     """Return what kind of record this is, without its content, which may be secret."""
     kind = type(record).__name__
+    article = "an" if kind[0] in "aeiouAEIOU" else "a"
     try:
-        return f"a {kind} of length {len(record)}"
+        return f"{article} {kind} of length {len(record)}"
     except TypeError:
-        return f"a {kind}"
+        return f"{article} {kind}"
 
 
 def _failed_index(operator: Operator, batch: Batch) -> int | None:

@@ -343,7 +343,9 @@ class JobManager:
 
     def _end(self, state: life.JobState, message: str) -> None:
         LOG.info("job %s %s%s", self._recovery.job, state, f": {message}" if message else "")
-        self._tell_all(Shutdown(attempt=self._attempt_id()))
+        for worker in map(WorkerId, self._workers):
+            if not self._send(worker, Shutdown(attempt=self._attempt_id())):
+                self._launcher.kill(worker)  # It cannot be told: nothing is to be waited for.
         if state is life.JobState.FAILED and self._error is None:
             self._error = JobFailed(f"job {self._recovery.job!r} failed: {message}")
         if isinstance(self._error, JobFailed):
@@ -435,9 +437,13 @@ class JobManager:
         for worker in self._workers:
             self._send(WorkerId(worker), message)
 
-    def _send(self, worker: WorkerId, message: ToWorker) -> None:
-        with contextlib.suppress(ConnectionLost):  # its death is told by the launcher
+    def _send(self, worker: WorkerId, message: ToWorker) -> bool:
+        """Send, and return whether there is anybody; a death is told by the launcher."""
+        try:
             self._control.send(worker, message)
+        except ConnectionLost:
+            return False
+        return True
 
     def _attempt_id(self) -> AttemptId:
         return AttemptId(0) if self._attempt is None else self._attempt.id

@@ -123,7 +123,10 @@ def _reap(process: subprocess.Popen[bytes]) -> None:
 def _how(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
-    return f"was killed by {signal.Signals(-code).name}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal: most of them have no name
+        return f"was killed by signal {-code}"
 
 
 def _relay(worker: WorkerId, output: IO[bytes]) -> None:

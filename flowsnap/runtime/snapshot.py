@@ -140,7 +140,8 @@ class Snapshotter:
         except StateError as error:
             assert persist is not None
             persist.release()  # The rows stay, and go with the next snapshot; its files do not.
-            self._decline(self._queue.popleft(), str(error))
+            advice = "; ".join(getattr(error, "__notes__", ()))
+            self._decline(self._queue.popleft(), f"{error} ({advice})" if advice else str(error))
             return
         self._queue.popleft()
         if persist is not None and pending.is_aborted:

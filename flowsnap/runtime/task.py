@@ -331,6 +331,7 @@ class TaskRunner:
             self._end()  # What leaves at the end is not late: downstream, the end is the watermark.
         else:
             self._advance(watermark_ms)
+            self._tell_idle()  # What is left may be idle.
 
     def _end(self) -> None:
         """Begin the last output; a task that had ended before the checkpoint has none left."""

@@ -15,8 +15,10 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+import flowsnap
 from flowsnap.core.element import Element
 from flowsnap.core.ids import AttemptId, ChannelId, CheckpointId, OperatorId, TaskId, WorkerId
 from flowsnap.core.manifest import TaskSnapshot
@@ -54,6 +56,10 @@ from flowsnap.transport.plane import Arrival, DataPlane
 PROGRESS_INTERVAL_MS = 200
 IDLE_MS = 100
 UPLOAD_POLL_MS = 2
+_OWN_FILES = tuple(
+    str(Path(flowsnap.__file__).parent / part)
+    for part in ("core", "operators", "runtime", "state", "connectors", "transport", "storage")
+)
 
 
 class ControlLink(Protocol):
@@ -318,7 +324,6 @@ def describe_failure(
     error: Exception, attempt: AttemptId, worker: WorkerId, task: TaskId | None
 ) -> TaskFailed:
     """Return the message that tells the job manager of an error, with the user's own traceback."""
-    cause = error.__cause__ if isinstance(error, OperatorError) and error.__cause__ else error
     is_ours = isinstance(error, FlowsnapError)
     return TaskFailed(
         attempt=attempt,
@@ -326,7 +331,18 @@ def describe_failure(
         task=task,
         error_type=type(error).__name__,
         message=str(error) if is_ours else f"{type(error).__name__}: {error}",
-        traceback="".join(traceback.format_exception(cause))[-20_000:],
+        traceback=_traceback(error)[-20_000:],
         notes=tuple(getattr(error, "__notes__", ())),
         is_restartable=error.restartable if isinstance(error, FlowsnapError) else True,
     )
+
+
+def _traceback(error: Exception) -> str:
+    """Return the traceback of an error; of one in the user's code, without our own frames."""
+    cause = error.__cause__ if isinstance(error, OperatorError) and error.__cause__ else error
+    frames = traceback.extract_tb(cause.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_OWN_FILES)]
+    if isinstance(error, OperatorError) and not own:
+        return ""  # An operator of ours refused a record: the message says it all.
+    lines = traceback.format_list(own or frames) + traceback.format_exception_only(cause)
+    return "Traceback (most recent call last):\n" + "".join(lines)
