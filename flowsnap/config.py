@@ -87,6 +87,10 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     interval_ms: int = 300_000
 
 
+CAPACITY_BATCHES_MAX = 1_000
+"""Below ZeroMQ's high-water mark with room for control elements; see ``transport/connection.py``."""
+
+
 class JobConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a run can be told, with bounds; times in ms, sizes in bytes."""
 
@@ -113,6 +117,11 @@ class JobConfig(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value < least:
                 raise ConfigError(f"{name}: {value} is less than {least}")
+        if self.channel_capacity_batches > CAPACITY_BATCHES_MAX:
+            raise ConfigError(
+                f"channel_capacity_batches: {self.channel_capacity_batches} is more than "
+                f"{CAPACITY_BATCHES_MAX}"
+            ).hint("what waits in a channel is memory, and delays every barrier")
 
 
 _LEAST = {

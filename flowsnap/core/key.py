@@ -119,8 +119,7 @@ def key_groups(encoded: Sequence[bytes], max_parallelism: int) -> Sequence[int]:
 
 def is_sorted_as_bytes(keys: Sequence[Any]) -> bool:
     """Return whether sorting these keys is sorting their bytes: they are all str, or all int."""
-    types = set(map(type, keys))
-    return types == {str} or types == {int}
+    return set(map(type, keys)) in ({str}, {int})
 
 
 def _int(key: int) -> bytes:

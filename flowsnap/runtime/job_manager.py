@@ -13,7 +13,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from flowsnap import __version__
@@ -44,7 +44,14 @@ from flowsnap.core.message import (
     WorkerReady,
 )
 from flowsnap.core.restart import RestartPolicy
-from flowsnap.errors import CheckpointError, ConnectionLost, FlowsnapError, JobFailed, StorageError
+from flowsnap.errors import (
+    CheckpointError,
+    ConnectionLost,
+    FlowsnapError,
+    JobFailed,
+    PeerProtocolError,
+    StorageError,
+)
 from flowsnap.failpoint import failpoint
 from flowsnap.runtime.attempt import Attempt, versions
 from flowsnap.runtime.clock import Clock
@@ -74,12 +81,13 @@ class ControlHub(Protocol):
 
 @dataclass(slots=True)
 class Surroundings:
-    """What a job manager acts on."""
+    """What a job manager acts on; ``chance`` spreads the delays of restarts."""
 
     clock: Clock
     control: ControlHub
     launcher: Launcher
     recovery: Recovery
+    chance: random.Random = field(default_factory=random.Random)
 
 
 class JobManager:
@@ -104,7 +112,7 @@ class JobManager:
         self._attempt: Attempt | None = None
         self._watch = Watch(config)
         self._report = Report(around.recovery.job_graph, graph.workers, around.clock.now_ms())
-        self._chance = random.Random()
+        self._chance = around.chance
         self._error: FlowsnapError | None = None
         self._is_stop_requested = False
         self._is_cancel_requested = False
@@ -142,7 +150,7 @@ class JobManager:
     def step(self) -> int:
         """Do one round; return in how many ms to come back if nothing arrives before."""
         self._take_requests()
-        for worker, message in self._control.receive():
+        for worker, message in self._receive():
             self._take(worker, message)
         for worker, how in self._launcher.deaths():
             self._lose(worker, how)
@@ -155,6 +163,13 @@ class JobManager:
             self._coordinate(checkpoints.TimePassed())
         self._report.update(now_ms, self._machine, self._attempt)
         return self._idle_ms(now_ms)
+
+    def _receive(self) -> list[tuple[WorkerId, FromWorker]]:
+        try:
+            return self._control.receive()
+        except PeerProtocolError as error:
+            self._feed(life.AttemptFailed(str(error), True, None))
+            return []
 
     def result(self) -> JobResult:
         """Return how the job ended.

@@ -178,7 +178,7 @@ def test_a_failure_without_restart_in_a_live_state_ends_the_job(state: JobState)
     assert machine.handle(AttemptFailed("bad", True), 0) == [CancelTasks((ZERO,))]
     [end] = machine.handle(WorkerCancelled(ZERO), 1)
 
-    assert end == End(JobState.FAILED, "no restart is left after 1 failures, the last: bad")
+    assert end == End(JobState.FAILED, "no restart is left after a failure: bad")
 
 
 def test_a_job_manager_that_fails_while_workers_come_up_fails_the_attempt() -> None:

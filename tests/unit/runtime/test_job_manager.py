@@ -569,6 +569,17 @@ def test_a_worker_that_does_not_answer_a_cancel_is_killed(world: World) -> None:
     assert world.workers.ends == {}
 
 
+def test_a_worker_that_has_not_registered_is_killed_at_the_end(world: World) -> None:
+    world.workers.is_mute = True
+    world.manager.start()
+
+    world.manager.request_cancel()
+    world.manager.step()
+
+    assert world.manager.is_done
+    assert world.workers.ends == {}, "it cannot be told, and nobody waits for it"
+
+
 def test_the_outcome_is_recorded(world: World) -> None:
     world.run()
     world.end_input()

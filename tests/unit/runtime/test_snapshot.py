@@ -122,6 +122,8 @@ def taken(checkpoint_id: CheckpointId, task: TaskSpec, persist: Persist | None) 
         checkpoint_id=checkpoint_id,
         task=task,
         operators=(COUNT,),
+        operator_states=(),
+        watermark_ms=None,
         is_ended=False,
         splits=(),
         prepared=(),

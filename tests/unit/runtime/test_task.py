@@ -17,12 +17,22 @@ from flowsnap.core.element import (
     Watermark,
 )
 from flowsnap.core.graph import ChainSpec, Partitioning, TaskSpec
-from flowsnap.core.ids import ChainId, ChannelId, CheckpointId, OperatorId, TaskId, WorkerId
+from flowsnap.core.ids import (
+    AttemptId,
+    ChainId,
+    ChannelId,
+    CheckpointId,
+    OperatorId,
+    TaskId,
+    WorkerId,
+)
 from flowsnap.core.operator import Operator, Sink, Split
 from flowsnap.core.task import TaskState
+from flowsnap.core.watermark import MIN_WATERMARK
 from flowsnap.errors import OperatorError, PeerProtocolError
 from flowsnap.operators import Map
 from flowsnap.runtime.chain import Chain
+from flowsnap.runtime.context import NoTables, Place, TaskContext
 from flowsnap.runtime.input import InputChannel, SourceInput
 from flowsnap.runtime.output import OutputChannel, make_router
 from flowsnap.runtime.task import TakenSnapshot, TaskParts, TaskRunner
@@ -66,6 +76,9 @@ class Bench:
             ),
             self,
         )
+        place = Place("job", 1, 2, AttemptId(1), wall_ms=lambda: 0)
+        contexts = {name: TaskContext(NoTables(), name, place) for name, _ in members}
+        self.runner._chain.open(contexts, MIN_WATERMARK)
         self.runner.start()
         if credits:
             self.grant(credits)
@@ -451,6 +464,18 @@ def test_a_channel_that_has_ended_does_not_hold_event_time_back() -> None:
     bench.feed(B, END)
 
     assert bench.flow == [Watermark(10)]
+
+
+def test_a_task_is_idle_when_all_inputs_that_have_not_ended_are() -> None:
+    bench = Bench(Map(str))
+    bench.feed(A, Idle())
+    assert bench.flow == []
+
+    bench.feed(B, END)
+
+    assert bench.flow == [Idle()]
+    bench.feed(A, Active())
+    assert bench.flow == [Idle(), Active()]
 
 
 def test_the_end_of_all_input_is_no_watermark_for_the_last_output_is_not_late() -> None:
