@@ -1,24 +1,26 @@
-"""What does a channel between two workers cost on top of ZeroMQ alone?
+"""How much of raw ZeroMQ's speed is left in a channel between two workers?
 
 Two processes; the receiver's clock runs from the first message to the last. ``raw`` moves one
-ZeroMQ message of the same bytes each; ``engine`` moves batches through the data plane, with
-credit, and so includes pickling, the header, the checks and the grants.
+ZeroMQ message of the same bytes each, ``pickled`` the same records through ``pickle`` on both
+sides and one message each; ``engine`` moves batches through the data plane, with credit, and so
+includes pickling, the header, the checks and the grants.
 """
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
-import statistics
+import pickle
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import zmq
 
+from benchmarks.harness import Row, rounds
 from flowsnap.core.element import Batch
 from flowsnap.core.ids import AttemptId, ChannelId, WorkerId
 from flowsnap.transport.plane import Arrival, Granted, Route
@@ -26,8 +28,7 @@ from flowsnap.transport.zeromq import ZmqDataPlane
 
 CAPACITY_BATCHES = 8
 CHANNEL = ChannelId(0)
-SIZES = (65_536, 2**20)
-TOTAL_BYTES, TOTAL_BYTES_QUICK = 2 * 2**30, 256 * 2**20
+TOTAL_BYTES, TOTAL_BYTES_QUICK = 2**30, 2**27
 
 
 class Task(NamedTuple):
@@ -37,66 +38,43 @@ class Task(NamedTuple):
     payload_bytes: int
     messages: int
     records: int
-    is_copied: bool = True
+    is_pickled: bool = False
 
 
-class Comparison(NamedTuple):
-    """Medians of interleaved runs, and the median of their ratios."""
-
-    payload_bytes: int
-    records: int
-    engine_mb_per_s: float
-    raw_mb_per_s: float
-    ratio: float
-
-
-def engine_mb_per_s(payload_bytes: int, messages: int, records: int = 1) -> float:
-    """Return MB/s of payload through the data plane, batches of ``records`` equal records."""
-    return _measure(_send_engine, _receive_engine, payload_bytes, messages, records)
-
-
-def raw_pyzmq_mb_per_s(payload_bytes: int, messages: int, *, is_copied: bool = True) -> float:
-    """Return MB/s through a PAIR socket; ``is_copied`` is pyzmq's ``copy``, on both sides."""
-    return _measure(_send_raw, _receive_raw, payload_bytes, messages, 1, is_copied)
-
-
-def compare(payload_bytes: int, records: int, total_bytes: int, runs: int) -> Comparison:
-    """Measure both in turns, raw in its faster way, and compare within each turn."""
-    messages = max(total_bytes // payload_bytes, 1)
-    raws, engines = [], []
-    for _ in range(runs):
-        raws.append(
-            max(raw_pyzmq_mb_per_s(payload_bytes, messages, is_copied=way) for way in (True, False))
-        )
-        engines.append(engine_mb_per_s(payload_bytes, messages, records))
-    return Comparison(
-        payload_bytes,
-        records,
-        statistics.median(engines),
-        statistics.median(raws),
-        statistics.median(engine / raw for engine, raw in zip(engines, raws, strict=True)),
-    )
-
-
-def run(quick: bool) -> list[Comparison]:
-    """Compare for each payload size, as one record and as records of 1 KiB."""
-    total_bytes, runs = (TOTAL_BYTES_QUICK, 3) if quick else (TOTAL_BYTES, 7)
-    return [
-        compare(size, records, total_bytes, runs) for size in SIZES for records in (1, size // 1024)
-    ]
+def run(quick: bool) -> list[Row]:
+    """Compare batches of 1 MiB, as one record and as 1,024, and of 64 KiB."""
+    total = TOTAL_BYTES_QUICK if quick else TOTAL_BYTES
+    rows: list[Row] = []
+    for title, payload_bytes, records, baseline in (
+        ("1 MiB of bytes", 2**20, 1, "raw"),
+        ("64 KiB of bytes", 2**16, 1, "raw"),
+        ("1,024 records of 1 KiB", 2**20, 1024, "pickled"),
+    ):
+        count = total // payload_bytes
+        measure = partial(_measure, payload_bytes=payload_bytes, messages=count, records=records)
+        is_pickled = baseline == "pickled"
+        hand = f"{title}: {'pickle and ' if is_pickled else ''}raw pyzmq"
+        cases: dict[str, Callable[[], float]] = {
+            hand: partial(measure, _send_raw, _receive_raw, is_pickled=is_pickled),
+            f"{title}: channel": partial(measure, _send_engine, _receive_engine),
+        }
+        rows += rounds(1 if quick else 5, cases).rows("MB/s", baseline=hand)
+    return rows
 
 
 def _measure(
     send: Callable[[Task], None],
     receive: Callable[[Task, Pipe], None],
+    *,
     payload_bytes: int,
     messages: int,
     records: int,
-    is_copied: bool = True,
+    is_pickled: bool = False,
 ) -> float:
+    """Return MB/s."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="flowsnap-") as directory:
-        task = Task(directory, payload_bytes, messages, records, is_copied)
+        task = Task(directory, payload_bytes, messages, records, is_pickled)
         answer, question = context.Pipe(duplex=False)
         process = context.Process(target=receive, args=(task, question))
         process.start()
@@ -107,13 +85,13 @@ def _measure(
 
 
 def _send_raw(task: Task) -> None:
-    payload = bytes(task.payload_bytes)
+    payload, batch = bytes(task.payload_bytes), _records(task)
     with zmq.Context() as context, context.socket(zmq.PAIR) as socket:
         socket.set(zmq.SNDHWM, CAPACITY_BATCHES)
         socket.bind(f"ipc://{task.directory}/raw")
         socket.recv()
         for _ in range(task.messages + 1):
-            socket.send(payload, 0, task.is_copied)
+            socket.send(pickle.dumps(batch, 5) if task.is_pickled else payload)
         socket.recv()
 
 
@@ -125,9 +103,15 @@ def _receive_raw(task: Task, question: Pipe) -> None:
         socket.recv()
         start = time.perf_counter()
         for _ in range(task.messages):
-            socket.recv(copy=task.is_copied)
+            message = socket.recv()
+            if task.is_pickled:
+                pickle.loads(message)
         question.send(time.perf_counter() - start)
         socket.send(b"done")
+
+
+def _records(task: Task) -> list[bytes]:
+    return [bytes(task.payload_bytes // task.records) for _ in range(task.records)]
 
 
 def _connect_when_bound(socket: zmq.Socket[bytes], path: Path) -> None:
@@ -160,8 +144,7 @@ def _send_engine(task: Task) -> None:
         plane.bind()
         plane.connect()
         poller = _poller(plane)
-        size = task.payload_bytes // task.records
-        batch = Batch([bytes(size) for _ in range(task.records)])
+        batch = Batch(_records(task))
         credits, left = 0, task.messages + 1
         while left or credits < CAPACITY_BATCHES:  # all credit is back: all has been consumed
             poller.poll()
@@ -192,19 +175,3 @@ def _receive_engine(task: Task, question: Pipe) -> None:
                 consumed = 0
         question.send(time.perf_counter() - start)
         plane.close()
-
-
-def main() -> None:
-    """Print the comparisons."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    print("payload bytes | records | engine MB/s | raw MB/s | engine / raw")
-    for row in run(parser.parse_args().quick):
-        print(
-            f"{row.payload_bytes:13,} | {row.records:7,} | {row.engine_mb_per_s:11,.0f} | "
-            f"{row.raw_mb_per_s:8,.0f} | {row.ratio:12.2f}"
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -88,7 +88,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 CAPACITY_BATCHES_MAX = 1_000
-"""Below ZeroMQ's high-water mark with room for control elements; see ``transport/connection.py``."""
+"""Well below the high-water mark that ``transport/connection.py`` sets for a channel."""
 
 
 class JobConfig(msgspec.Struct, frozen=True, kw_only=True):

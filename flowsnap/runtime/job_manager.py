@@ -266,8 +266,7 @@ class JobManager:
                 pass  # Every other kind has been taken before.
 
     def _fail(self, failed: TaskFailed) -> None:
-        place = f"task {failed.task}" if failed.task is not None else f"worker {failed.worker}"
-        text = f"{place}: {failed.message}"
+        text = failed.message if failed.task is None else f"task {failed.task}: {failed.message}"
         LOG.error("attempt %d failed: %s", failed.attempt, text)
         error = JobFailed(f"job {self._recovery.job!r} failed: {text}")
         for note in failed.notes:

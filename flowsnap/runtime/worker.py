@@ -311,6 +311,8 @@ class Worker:
         self._control.send(TaskEnded(attempt=self._attempt, task=task))
 
     def committed(self, task: TaskId, checkpoint_id: CheckpointId) -> None:
+        self._progress_at_ms = 0  # The job may end with this: what was done goes ahead of it.
+        self._report(self._clock.now_ms())
         self._control.send(Committed(attempt=self._attempt, checkpoint_id=checkpoint_id, task=task))
 
     def acknowledge(self, checkpoint_id: CheckpointId, snapshot: TaskSnapshot) -> None:
