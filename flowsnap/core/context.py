@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Literal, Protocol, TypeVar
 
+from flowsnap.core.expiry import TTL
 from flowsnap.core.ids import AttemptId, OperatorId
 
 T = TypeVar("T")
@@ -165,6 +166,41 @@ class ReducingState(Protocol[T]):
         ...
 
 
+class Aggregate(Protocol):
+    """How values become an accumulator, and what it says.
+
+    ``add`` may change the accumulator in place, and returns it.
+    """
+
+    def create(self) -> Any:
+        """Return the accumulator of no value."""
+        ...
+
+    def add(self, accumulator: Any, value: Any) -> Any:
+        """Return the accumulator with one more value."""
+        ...
+
+    def result(self, accumulator: Any) -> Any:
+        """Return what the accumulator says."""
+        ...
+
+
+class AggregatingState(Protocol):
+    """An accumulator of the current key, into which values are folded."""
+
+    def get(self) -> Any:
+        """Return the result, or None where nothing has been added."""
+        ...
+
+    def add(self, value: Any) -> None:
+        """Fold one value in."""
+        ...
+
+    def clear(self) -> None:
+        """Forget the accumulator."""
+        ...
+
+
 class Timers(Protocol):
     """Wake-ups of the keys of this operator, part of its keyed state.
 
@@ -260,18 +296,64 @@ class OperatorContext(Protocol):
         """Return the raw table ``name`` of this operator."""
         ...
 
-    def value_state(self, name: str, default: Any = None) -> ValueState[Any]:
-        """Return a value per key; a mutable ``default`` must be a function that makes one."""
+    def value_state(
+        self,
+        name: str,
+        default: Any = None,
+        *,
+        ttl: TTL | None = None,
+        version: int = 1,
+        migrate: Callable[[Any, int], Any] | None = None,
+    ) -> ValueState[Any]:
+        """Return a value per key; a mutable ``default`` must be a function that makes one.
+
+        Every state takes a time to live for its values, the version of their schema, and the
+        function ``migrate(old_value, old_version)`` for restored values of an older version.
+        """
         ...
 
-    def list_state(self, name: str) -> ListState[Any]:
-        """Return a list per key."""
+    def list_state(
+        self,
+        name: str,
+        *,
+        ttl: TTL | None = None,
+        version: int = 1,
+        migrate: Callable[[Any, int], Any] | None = None,
+    ) -> ListState[Any]:
+        """Return a list per key, which expires as a whole."""
         ...
 
-    def map_state(self, name: str) -> MapState[Any, Any]:
-        """Return a mapping per key."""
+    def map_state(
+        self,
+        name: str,
+        *,
+        ttl: TTL | None = None,
+        version: int = 1,
+        migrate: Callable[[Any, int], Any] | None = None,
+    ) -> MapState[Any, Any]:
+        """Return a mapping per key, each entry of which expires on its own."""
         ...
 
-    def reducing_state(self, name: str, reduce: Callable[[Any, Any], Any]) -> ReducingState[Any]:
+    def reducing_state(
+        self,
+        name: str,
+        reduce: Callable[[Any, Any], Any],
+        *,
+        ttl: TTL | None = None,
+        version: int = 1,
+        migrate: Callable[[Any, int], Any] | None = None,
+    ) -> ReducingState[Any]:
         """Return a value per key into which others are folded."""
+        ...
+
+    def aggregating_state(
+        self,
+        name: str,
+        aggregate: Aggregate,
+        *,
+        ttl: TTL | None = None,
+        version: int = 1,
+        migrate: Callable[[Any, int], Any] | None = None,
+    ) -> AggregatingState:
+        """Return an accumulator per key, into which values are folded."""
         ...

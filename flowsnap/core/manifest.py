@@ -64,13 +64,15 @@ class FileHandle(msgspec.Struct, frozen=True):
 class TableSpec(msgspec.Struct, frozen=True):
     """A named state.
 
-    ``state_id`` is its number in the rows, ``kind`` is value, list, map or reducing.
+    ``state_id`` is its number in the rows, ``kind`` is value, list, map, reducing or aggregating,
+    with ``+ttl`` behind it where values expire; ``version`` is that of the values' schema.
     """
 
     state_id: int
     operator: OperatorId
     name: str
     kind: str
+    version: int = 1
 
 
 class StateHandle(msgspec.Struct, frozen=True):
@@ -90,6 +92,7 @@ class SplitPosition(msgspec.Struct, frozen=True):
     size: int | None
     position: Any
     is_finished: bool
+    watermark_ms: int | None = None  # what has been promised of it, where that is asked per split
 
 
 class PreparedOutput(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from flowsnap.config import JobConfig
+from flowsnap.core.event_time import WatermarkReport
 from flowsnap.core.graph import ExecutionGraph, JobGraph
 from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId, TaskId, WorkerId
 from flowsnap.core.manifest import (
@@ -88,6 +89,7 @@ class Progress(_Message, frozen=True, kw_only=True):
 
     worker: WorkerId
     tasks: tuple[TaskMetrics, ...]
+    watermarks: tuple[WatermarkReport, ...] = ()  # of sources that are aligned
 
 
 class Deployed(_Message, frozen=True, kw_only=True):
@@ -207,6 +209,12 @@ class AbortCheckpoint(_Message, frozen=True, kw_only=True):
     checkpoint_id: CheckpointId
 
 
+class AlignWatermarks(_Message, frozen=True, kw_only=True):
+    """How far the groups of aligned sources have come; one not named holds nobody back."""
+
+    minimums: dict[str, int]
+
+
 class Cancel(_Message, frozen=True, kw_only=True):
     """Drop every task of ``attempt``; answer ``Cancelled``."""
 
@@ -228,5 +236,12 @@ FromWorker = (
     | Cancelled
 )
 ToWorker = (
-    Deploy | Start | TriggerCheckpoint | CompleteCheckpoint | AbortCheckpoint | Cancel | Shutdown
+    Deploy
+    | Start
+    | TriggerCheckpoint
+    | CompleteCheckpoint
+    | AbortCheckpoint
+    | AlignWatermarks
+    | Cancel
+    | Shutdown
 )

@@ -19,6 +19,7 @@ import msgspec
 
 from flowsnap.core.context import MISSING, KeyedTable, OperatorContext
 from flowsnap.core.element import Batch
+from flowsnap.core.event_time import EventTime
 from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId
 
 __all__ = [
@@ -57,6 +58,10 @@ class Operator:
 
     is_idle: bool = False
     """Of an operator that generates watermarks: whether it holds event time back no longer."""
+
+    delays_watermarks: ClassVar[bool] = False
+    """Of an operator that generates watermarks: whether they are those from upstream, each told
+    again once what came before it has left. It is idle where its input is and nothing is held."""
 
     uses_processing_time: ClassVar[bool] = False
     """Whether the engine calls ``on_processing_time``."""
@@ -211,6 +216,9 @@ class Source:
     discovers: bool = True
     """Whether ``splits`` may find more at a restart (new files, say). Where not, the splits of a
     restored checkpoint are all there are, whatever the parallelism is now."""
+
+    event_time: EventTime | None = None
+    """How its splits tell event time, if they do; set by ``Pipeline.source``."""
 
     def splits(self, parallelism: int) -> list[Split]:
         """Return all splits, in a stable order; called in the submitting process.

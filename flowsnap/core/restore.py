@@ -266,7 +266,8 @@ def _positions(
 def _position(split: Split, known: SplitPosition | None) -> SplitPosition:
     position: Any = None if known is None else known.position
     is_finished = known is not None and known.is_finished and not _has_grown(split, known)
-    return SplitPosition(split.id, split.payload, split.size, position, is_finished)
+    mark = None if known is None else known.watermark_ms
+    return SplitPosition(split.id, split.payload, split.size, position, is_finished, mark)
 
 
 def _has_grown(split: Split, known: SplitPosition) -> bool:

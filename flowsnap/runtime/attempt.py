@@ -9,6 +9,7 @@ from pathlib import Path
 from flowsnap.config import JobConfig
 from flowsnap.core.commit import CommitRound
 from flowsnap.core.coordinator import CheckpointCoordinator
+from flowsnap.core.event_time import GroupAlignment
 from flowsnap.core.graph import ExecutionGraph, JobGraph, OperatorKind
 from flowsnap.core.ids import AttemptId, CheckpointId, WorkerId
 from flowsnap.core.message import Deploy, TaskAssignment
@@ -70,6 +71,7 @@ class Attempt:
         self.is_final_complete = False
         self.triggered_at_wall_ms = 0
         self.progress = AttemptProgress(deployment.job_graph)
+        self.alignment = GroupAlignment(task.worker for task in graph.tasks)
         self.coordinator = CheckpointCoordinator(
             [task.id for task in graph.tasks],
             next_id=deployment.next_checkpoint_id,

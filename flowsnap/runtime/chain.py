@@ -85,7 +85,7 @@ class Stage:
     def _explain(self, error: Exception, batch: Batch) -> FlowsnapError:
         if isinstance(error, FlowsnapError):
             return error
-        index = _failed_index(self.operators[0], batch)
+        index = _failed_index(self.operators, batch)
         name = self.names[0] if not self._is_fused else self._culprit(batch, index)
         where = "" if index is None else f" on record {index + 1} of a batch of {len(batch)}"
         what = "" if index is None else f" ({describe(batch.values[index])})"
@@ -152,10 +152,17 @@ class Chain:
         """Whether event time begins anew in this chain, so that none passes through it."""
         return bool(self._generators)
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether the last operator that generates watermarks has gone idle."""
-        return bool(self._generators) and self._members[self._generators[-1]][1].is_idle
+    def is_idle(self, is_input_idle: bool) -> bool:
+        """Return whether what leaves holds event time back no longer.
+
+        That is for the last operator to say that generates watermarks; one that delays them goes
+        by what comes in to it.
+        """
+        for index in reversed(self._generators):
+            operator = self._members[index][1]
+            if not (operator.is_idle and operator.delays_watermarks):
+                return operator.is_idle
+        return is_input_idle
 
     def generated(self) -> Iterator[Batch | int]:
         """Yield what comes out because an operator of this chain has a newer watermark.
@@ -189,10 +196,14 @@ class Chain:
             name, operator = self._members[index]
             with user_code(name, self._subtask):
                 yield from self._rest(operator.on_processing_time(now_ms), index)
+        for context in self._contexts:
+            with user_code(context.operator, self._subtask):
+                context.sweep(now_ms)
 
     def next_processing_time_ms(self) -> int | None:
         """Return when the wall clock matters next to an operator."""
         times = [self._members[index][1].next_processing_time_ms() for index in self._clocked]
+        times += [context.next_sweep_ms() for context in self._contexts if context.sweeps]
         return min((at for at in times if at is not None), default=None)
 
     # --- beside the main output ---------------------------------------------------------------
@@ -336,11 +347,14 @@ def describe(record: Any) -> str:
         return f"{article} {kind}"
 
 
-def _failed_index(operator: Operator, batch: Batch) -> int | None:
-    """Return which record of ``batch`` was being processed, if the operator lets us know."""
-    if operator.cursor is None:
-        return None
-    index = len(batch) - length_hint(operator.cursor) - 1
+def _failed_index(operators: Sequence[Operator], batch: Batch) -> int | None:
+    """Return which record of ``batch`` was being processed, if the operators let us know.
+
+    A batch with event times goes operator by operator: those before the failing one have consumed
+    all of it, those behind it the whole batch before, so the least index is that of the failure.
+    """
+    cursors = [operator.cursor for operator in operators if operator.cursor is not None]
+    index = min((len(batch) - length_hint(cursor) - 1 for cursor in cursors), default=-1)
     return index if 0 <= index < len(batch) else None
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, Literal
 
 from flowsnap.core.element import Batch
 from flowsnap.core.ids import AttemptId, OperatorId
-from flowsnap.core.manifest import OperatorStateValues
+from flowsnap.core.manifest import OperatorStateValues, TableSpec
 from flowsnap.core.operator import KeyedTable
 from flowsnap.core.watermark import MIN_WATERMARK
 from flowsnap.errors import ConfigError, StateIncompatible
@@ -135,13 +135,28 @@ class TaskContext(KeyedStates):
 class NoTables:
     """What an operator gets that is not keyed."""
 
-    def value_table(self, operator: OperatorId, name: str, kind: str) -> KeyedTable:
+    def value_table(
+        self, operator: OperatorId, name: str, kind: str, version: int = 1
+    ) -> KeyedTable:
         """Refuse."""
         raise _refusal(operator, name)
 
-    def map_table(self, operator: OperatorId, name: str) -> MapTable:
+    def map_table(
+        self, operator: OperatorId, name: str, kind: str = "map", version: int = 1
+    ) -> MapTable:
         """Refuse."""
         raise _refusal(operator, name)
+
+    def legacy_tables(self, operator: OperatorId, name: str) -> list[tuple[TableSpec, Any]]:
+        """Refuse."""
+        raise _refusal(operator, name)
+
+    def rows(self, table: Any) -> Iterator[tuple[Any, ...]]:
+        """Return none: there is no table."""
+        return iter(())
+
+    def relieve(self) -> None:
+        """Do nothing: there is no table."""
 
 
 def _refusal(operator: OperatorId, name: str) -> ConfigError:

@@ -161,7 +161,13 @@ class Builder:
     ) -> SourceInput:
         assert isinstance(source, Source), f"{chain.operators[0]!r} is drawn as a source"
         return SourceInput(
-            source, chain.operators[0], task.subtask, assignment.splits, SOURCE_BATCH_RECORDS
+            source,
+            chain.operators[0],
+            task.subtask,
+            assignment.splits,
+            SOURCE_BATCH_RECORDS,
+            # Elsewhere the splits may have come from another subtask, which was not so far.
+            _restored_ms(assignment) if chain.parallelism == 1 else MIN_WATERMARK,
         )
 
     def _open(

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from flowsnap.core.credit import CreditReceiver
 from flowsnap.core.element import Batch, Element
+from flowsnap.core.event_time import SourceTime
 from flowsnap.core.ids import ChannelId, OperatorId
 from flowsnap.core.manifest import SplitPosition
 from flowsnap.core.operator import Source, Split, SplitReader
+from flowsnap.core.watermark import MIN_WATERMARK
+from flowsnap.errors import ConfigError
 from flowsnap.failpoint import failpoint
-from flowsnap.runtime.chain import user_code
+from flowsnap.runtime.chain import Stage, user_code
+
+IN_TURN_SPLITS_MAX = 256
+"""How many files a source may have open at once, so that event time can be the least of all."""
+
+HELD_BACK_MS = 20
+"""How long a source that is ahead of its group waits before it looks again, at most."""
 
 
 class InputChannel:
@@ -52,9 +62,10 @@ class InputChannel:
 
 
 class _OpenSplit:
-    __slots__ = ("is_finished", "position", "reader", "split")
+    __slots__ = ("index", "is_finished", "position", "reader", "split")
 
-    def __init__(self, restored: SplitPosition) -> None:
+    def __init__(self, index: int, restored: SplitPosition) -> None:
+        self.index = index
         self.split = Split(restored.split, restored.payload, restored.size)
         self.position = restored.position
         self.is_finished = restored.is_finished
@@ -62,7 +73,11 @@ class _OpenSplit:
 
 
 class SourceInput:
-    """The splits of one source subtask, read one after the other; in turn if unbounded."""
+    """The splits of one source subtask, read one after the other; in turn if unbounded.
+
+    In turn as well if they tell event time, which ``time`` then keeps; see ``core/event_time.py``.
+    It begins at ``restored_ms``.
+    """
 
     def __init__(
         self,
@@ -71,15 +86,30 @@ class SourceInput:
         subtask: int,
         splits: Sequence[SplitPosition],
         batch_records: int,
+        restored_ms: int = MIN_WATERMARK,
     ) -> None:
         self.records_read = 0
+        self.time: SourceTime | None = None
         self._source = source
         self._operator = operator
         self._subtask = subtask
-        self._all = [_OpenSplit(split) for split in splits]
+        self._all = [_OpenSplit(index, split) for index, split in enumerate(splits)]
         self._open = deque(split for split in self._all if not split.is_finished)
         self._batch_records = batch_records
         self._retry_at_ms = 0
+        self._stamp: Stage | None = None
+        if source.event_time is not None:
+            self._begin_time(splits, restored_ms)
+
+    def _begin_time(self, splits: Sequence[SplitPosition], restored_ms: int) -> None:
+        settings = self._source.event_time
+        assert settings is not None
+        self.time = SourceTime(settings, [split.watermark_ms for split in splits], restored_ms)
+        if settings.stamp is not None:
+            self._stamp = Stage([(self._operator, copy.copy(settings.stamp))], self._subtask)
+        for split in self._all:
+            if split.is_finished:
+                self.time.finish(split.index)
 
     @property
     def is_exhausted(self) -> bool:
@@ -95,22 +125,56 @@ class SourceInput:
         wait_ms = []
         for _ in range(len(self._open)):
             current = self._open[0]
+            if self.time is not None and not self.time.may_read(current.index):
+                wait_ms.append(HELD_BACK_MS)
+                self._open.rotate(-1)
+                continue
             with user_code(self._operator, self._subtask):
                 batch = self._reader(current).read(self._batch_records)
             failpoint("src.read")
             if batch is None:
                 self._finish(current)
-                continue
-            if batch.values:
-                self.records_read += len(batch)
-                if not self._source.bounded:
-                    self._open.rotate(-1)
-                return batch
-            with user_code(self._operator, self._subtask):
-                wait_ms.append(self._reader(current).wait_ms())
-            self._open.rotate(-1)
+            elif batch.values:
+                return self._take(current, batch)
+            else:
+                wait_ms.append(self._pass_over(current, now_ms))
         self._retry_at_ms = now_ms + min(wait_ms, default=0)
         return None
+
+    def align(self, group_ms: int | None) -> None:
+        """Read on or wait, now that the group of this source has come to ``group_ms``."""
+        if self.time is not None:
+            self.time.align(group_ms)
+            self._retry_at_ms = 0
+
+    def _take(self, current: _OpenSplit, batch: Batch) -> Batch:
+        self.records_read += len(batch)
+        if self._is_in_turn():
+            self._open.rotate(-1)
+        if self.time is None:
+            return batch
+        if self._stamp is not None:
+            batch = self._stamp.process(batch)
+        if batch.timestamps is None:
+            raise ConfigError(f"source {self._operator!r} gives its records no event times").hint(
+                "say where they are: watermark=bounded(..., timestamp=...)"
+            )
+        with user_code(self._operator, self._subtask):
+            self.time.found(current.index, batch.values, batch.timestamps)
+        return batch
+
+    def _pass_over(self, current: _OpenSplit, now_ms: int) -> int:
+        with user_code(self._operator, self._subtask):
+            wait_ms = self._reader(current).wait_ms()
+        if self.time is not None:
+            self.time.found_nothing(current.index, now_ms)
+        self._open.rotate(-1)
+        return wait_ms
+
+    def _is_in_turn(self) -> bool:
+        # One after the other, those not begun would hold event time at its beginning.
+        is_timed = self.time is not None and len(self._open) <= IN_TURN_SPLITS_MAX
+        return is_timed or not self._source.bounded
 
     def positions(self) -> tuple[SplitPosition, ...]:
         """Return how far every split has been read."""
@@ -157,8 +221,13 @@ class SourceInput:
         current.reader = None
         current.is_finished = True
         self._open.popleft()
+        if self.time is not None:
+            self.time.finish(current.index)
 
     def _position(self, current: _OpenSplit) -> SplitPosition:
         position = current.position if current.reader is None else current.reader.position()
         split = current.split
-        return SplitPosition(split.id, split.payload, split.size, position, current.is_finished)
+        mark = None if self.time is None else self.time.mark(current.index)
+        return SplitPosition(
+            split.id, split.payload, split.size, position, current.is_finished, mark
+        )

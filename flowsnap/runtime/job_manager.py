@@ -26,6 +26,7 @@ from flowsnap.core.manifest import CheckpointManifest
 from flowsnap.core.message import (
     AbortCheckpoint,
     Acknowledged,
+    AlignWatermarks,
     Cancel,
     Cancelled,
     Committed,
@@ -114,6 +115,7 @@ class JobManager:
         self._report = Report(around.recovery.job_graph, graph.workers, around.clock.now_ms())
         self._chance = around.chance
         self._error: FlowsnapError | None = None
+        self._explained: AttemptId | None = None  # the attempt of whose end the cause is known
         self._is_stop_requested = False
         self._is_cancel_requested = False
 
@@ -207,7 +209,9 @@ class JobManager:
 
     def _lose(self, worker: WorkerId, how: str) -> None:
         LOG.warning("worker %d is lost: %s", worker, how)
-        self._error = None  # A death is the newest cause, and has no error of its own.
+        if not self._is_explained():
+            self._error = None  # A death is the cause, and has no error of its own.
+            self._explained = self._attempt_id()
         self._watch.forget(worker)
         self._feed(life.WorkerLost(worker, how))
 
@@ -241,8 +245,11 @@ class JobManager:
 
     def _take_from_attempt(self, worker: WorkerId, message: FromWorker, attempt: Attempt) -> None:
         match message:
-            case Progress(tasks=tasks):
+            case Progress(tasks=tasks, watermarks=watermarks):
                 attempt.progress.update(tasks)
+                minimums = attempt.alignment.report(worker, watermarks)
+                if minimums is not None:
+                    self._tell_all(AlignWatermarks(attempt=attempt.id, minimums=dict(minimums)))
             case Deployed():
                 self._feed(life.WorkerDeployed(worker))
             case TaskEnded(task=task):
@@ -273,7 +280,10 @@ class JobManager:
             error.add_note(note)
         if failed.traceback:
             error.add_note(failed.traceback)
-        self._error = error
+        if not self._is_explained():
+            self._error = error
+            if failed.error_type != ConnectionLost.__name__:  # which is what the others see of it
+                self._explained = failed.attempt
         self._feed(life.AttemptFailed(text, failed.is_restartable, failed.worker))
 
     # --- what the job machine wants -----------------------------------------------------------
@@ -298,6 +308,8 @@ class JobManager:
         actions = self._machine.handle(event, self._clock.now_ms(), self._chance.random())
         if actions or self._machine.state is not was:
             LOG.debug("%s: %s -> %s: %s", event, was, self._machine.state, actions)
+        if self._machine.state is life.JobState.STARTING:
+            self._explained = None  # What happens from now on is of the next attempt.
         if self._attempt is not None and self._machine.state not in _ALIVE:
             self._attempt.is_started = False  # its coordinator has nobody to ask any more
         for action in actions:
@@ -458,6 +470,9 @@ class JobManager:
         except ConnectionLost:
             return False
         return True
+
+    def _is_explained(self) -> bool:
+        return self._explained is not None and self._explained == self._attempt_id()
 
     def _attempt_id(self) -> AttemptId:
         return AttemptId(0) if self._attempt is None else self._attempt.id

@@ -164,9 +164,13 @@ class Hash:
         groups, count = range(max_parallelism), len(channels)
         owners = [owner(group, count, max_parallelism) for group in groups]
         self._memo = _Memo(key_group_of, owners)
+        self._is_timed = False
 
     def route(self, batch: Batch) -> None:
         assert batch.keys is not None, "a hash edge carries keyed batches"
+        if self._is_timed is (batch.timestamps is None):
+            self.flush()  # Records with and without event times do not go into one batch.
+            self._is_timed = not self._is_timed
         indices = list(map(self._memo.__getitem__, batch.keys))
         for index, pending in enumerate(self._pending):
             pending.take(batch, self._mask(indices, index))

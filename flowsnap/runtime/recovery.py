@@ -42,6 +42,7 @@ class Recovery:
         self._wanted = wanted
         self._restored: CheckpointManifest | None = None
         self._newest_before = CheckpointId(0)
+        self._durable = CheckpointId(0)  # the newest checkpoint that we know to be
         self._splits: Mapping[OperatorId, Sequence[Split]] = {}
         self.run_id = directory.run_id or ""
 
@@ -55,11 +56,13 @@ class Recovery:
             RestoreError: the wanted checkpoint does not exist, or the pipeline does not fit it.
         """
         self._directory.clean_leftovers()
-        self._newest_before = max(self._directory.checkpoints(), default=CheckpointId(0))
         self._restored = self._choose()
         if self._restored is None or self._restored.run_id != self.run_id:
             self.run_id = self._directory.begin_run()
         self._splits = self._enumerate()
+        if self._restored is not None:
+            self._directory.go_back(self._restored.checkpoint_id)
+        self._newest_before = max(self._directory.checkpoints(), default=CheckpointId(0))
         for name, sink in self._sinks():
             sink.on_submit(
                 Submission(
@@ -116,6 +119,9 @@ class Recovery:
         newest = max(self._directory.checkpoints(), default=CheckpointId(0))
         if newest > self._newest_before:
             self._restored = self._directory.read_manifest(newest)
+        if self._restored is not None and self._restored.checkpoint_id != self._durable:
+            self._directory.secure(self._restored.checkpoint_id)
+            self._durable = self._restored.checkpoint_id
         failpoint("rs.manifest_read")
         self._directory.remove_work()  # every task of an older attempt is gone, or fenced
         return Deployment(
@@ -152,6 +158,7 @@ class Recovery:
             StorageError: with ``is_definite`` it is surely not there; without, nobody knows.
         """
         self._directory.write_manifest(manifest)
+        self._durable = manifest.checkpoint_id
 
     def retire(self, retained: int) -> None:
         """Delete the checkpoints beyond the newest ``retained``, and what only they refer to.

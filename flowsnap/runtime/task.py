@@ -26,6 +26,7 @@ from flowsnap.core.element import (
     Idle,
     Watermark,
 )
+from flowsnap.core.event_time import WatermarkReport
 from flowsnap.core.graph import ChainSpec, TaskSpec
 from flowsnap.core.ids import ChannelId, CheckpointId, OperatorId, TaskId
 from flowsnap.core.manifest import OperatorStateValues, PreparedOutput, SplitPosition
@@ -116,6 +117,8 @@ class TaskRunner:
         self._order = deque(parts.inputs)
         self._ends = InputEnds(list(self.inputs))
         self._watermarks = WatermarkMerger(list(self.inputs), parts.watermark_ms)
+        if parts.source is not None and parts.source.time is not None:
+            self._watermarks = parts.source.time.merger
         self._has_event_time = parts.chain.generates_watermarks
         self._is_asynchronous = parts.chain.is_asynchronous
         self._is_idle = False
@@ -139,8 +142,8 @@ class TaskRunner:
             channel.replenish()
         if self._has_event_time:
             self._forward_generated()
-        elif self._watermarks.current > MIN_WATERMARK:
-            self._send_control(Watermark(self._watermarks.current))
+        elif (watermark_ms := self._watermark_ms()) is not None:
+            self._send_control(Watermark(watermark_ms))
 
     def close(self) -> None:
         """Release everything; what was not prepared is dropped."""
@@ -159,22 +162,26 @@ class TaskRunner:
         if self._triggers and self.state is not TaskState.ENDING:
             self._snapshot(self._triggers.popleft(), 0.0)
             return True
-        if self._is_backpressured() or not self._step_clocked():
+        if self._is_backpressured():
             return False
-        if self._last_output is not None:
-            return self._drain(self._last_output)
-        worked = self._read(now_ms) if self._source is not None else self._consume(now_ms)
+        worked = self._step_clocked() and self._work(now_ms)
         if self._has_partial and (not worked or now_ms >= self._partial_due_ms):
             self._flush()
         return worked
 
+    def _work(self, now_ms: int) -> bool:
+        if self._last_output is not None:
+            return self._drain(self._last_output)
+        return self._read(now_ms) if self._source is not None else self._consume(now_ms)
+
     def next_step_ms(self, now_ms: int) -> int | None:
         """Return when ``step`` is worth calling again without anything arriving; None: never."""
         due = []
-        if self._is_asynchronous:
+        has_ended = self.state is TaskState.ENDED  # Then neither is asked any more.
+        if self._is_asynchronous and not has_ended:
             due.append(now_ms + POLL_MS)
         timer_ms = self._chain.next_processing_time_ms()
-        if timer_ms is not None:
+        if timer_ms is not None and not has_ended:
             due.append(now_ms + max(0, timer_ms - self._parts.wall_ms()))
         if not (self._source is None or self._source.is_exhausted or self._is_stopped):
             due.append(max(now_ms, self._source.next_read_ms()))
@@ -204,10 +211,11 @@ class TaskRunner:
                 for batch in self._chain.on_processing_time(wall_ms):
                     self._emit(batch)
                 self._after_output()
-        if not self._is_asynchronous:
+        if not self._is_asynchronous or self.state is TaskState.ENDED:
             return True
         for batch in self._chain.poll():
             self._emit(batch)
+        self._after_output()
         return self._last_output is not None or self._chain.can_accept()
 
     def _read(self, now_ms: int) -> bool:
@@ -215,11 +223,15 @@ class TaskRunner:
         assert source is not None
         if self.state is not TaskState.RUNNING or self._is_stopped:
             return False
-        started = now_ns()
+        started, before_ms = now_ns(), self._watermarks.current
         batch = source.read(now_ms)
         if batch is not None:
             self._process(batch)
-        elif source.is_exhausted:
+        if self._watermarks.current > before_ms:
+            self._advance(self._watermarks.current)
+        if source.time is not None:
+            self._tell_idle()
+        if batch is None and source.is_exhausted:
             self._end()
         self._busy_ns += now_ns() - started
         return batch is not None or source.is_exhausted
@@ -265,8 +277,7 @@ class TaskRunner:
 
     def _after_output(self) -> None:
         """Send side outputs, and the event time that this chain has generated."""
-        if self._parts.side_routers:
-            self._emit_side_outputs()
+        self._emit_side_outputs()
         if self._has_event_time:
             self._forward_generated()
 
@@ -277,6 +288,20 @@ class TaskRunner:
         self._emit_timed(self._chain.advance(watermark_ms))
         self._after_output()
 
+    def align(self, minimums: Mapping[str, int]) -> None:
+        """Have a source wait for the others of its group, or read on."""
+        if self._source is not None and self._source.time is not None:
+            self._source.align(minimums.get(self._source.time.settings.group))
+
+    def holds_back(self, now_ms: int) -> WatermarkReport | None:
+        """Return how far this task lets its group of sources come; None: it is in no group."""
+        time = None if self._source is None else self._source.time
+        if time is None or not time.settings.group:
+            return None
+        is_reading = self.state is TaskState.RUNNING and not self._is_stopped
+        held_ms = time.holds_at_ms(now_ms) if is_reading else None
+        return WatermarkReport(self.id, time.settings.group, held_ms)
+
     def _forward_generated(self) -> None:
         self._emit_timed(self._chain.generated())
         self._tell_idle()
@@ -286,11 +311,12 @@ class TaskRunner:
             if isinstance(output, Batch):
                 self._emit(output)
             else:
+                self._emit_side_outputs()  # What leaves beside is not later than the watermark.
                 self._send_control(Watermark(output))
 
     def _tell_idle(self) -> None:
         """Tell those downstream when this task begins or ceases to hold event time back."""
-        is_idle = self._chain.is_idle if self._has_event_time else self._watermarks.is_idle
+        is_idle = self._chain.is_idle(self._watermarks.is_idle)
         if is_idle != self._is_idle:
             self._is_idle = is_idle
             self._send_control(Idle() if is_idle else Active())

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import flowsnap
 from flowsnap.core.element import Element
 from flowsnap.core.ids import AttemptId, ChannelId, CheckpointId, OperatorId, TaskId, WorkerId
 from flowsnap.core.manifest import TaskSnapshot
 from flowsnap.core.message import (
     AbortCheckpoint,
     Acknowledged,
+    AlignWatermarks,
     Cancel,
     Cancelled,
     Committed,
@@ -54,10 +54,11 @@ from flowsnap.storage.writer import CheckpointWriter
 from flowsnap.transport.plane import Arrival, DataPlane
 
 PROGRESS_INTERVAL_MS = 200
+ALIGN_INTERVAL_MS = 50
 IDLE_MS = 100
 UPLOAD_POLL_MS = 2
 _OWN_FILES = tuple(
-    str(Path(flowsnap.__file__).parent / part)
+    str(Path(__file__).parents[1] / part)
     for part in ("core", "operators", "runtime", "state", "connectors", "transport", "storage")
 )
 
@@ -154,9 +155,14 @@ class Worker:
     def _report(self, now_ms: int) -> None:
         if now_ms < self._progress_at_ms:
             return
-        self._progress_at_ms = now_ms + PROGRESS_INTERVAL_MS
         metrics = tuple(task.metrics() for task in self._tasks)
-        self._control.send(Progress(attempt=self._attempt, worker=self.id, tasks=metrics))
+        reports = [report for task in self._tasks if (report := task.holds_back(now_ms))]
+        self._progress_at_ms = now_ms + (ALIGN_INTERVAL_MS if reports else PROGRESS_INTERVAL_MS)
+        self._control.send(
+            Progress(
+                attempt=self._attempt, worker=self.id, tasks=metrics, watermarks=tuple(reports)
+            )
+        )
         if self.plane is not None and now_ms >= self._positions_at_ms:
             self._positions_at_ms = now_ms + self._positions_interval_ms
             self.plane.tell_positions(now_ms)
@@ -194,6 +200,9 @@ class Worker:
             case TriggerCheckpoint(checkpoint_id=checkpoint_id, is_final=is_final):
                 for task in filter(lambda task: not task.inputs, self._tasks):
                     task.trigger(checkpoint_id, is_final=is_final)
+            case AlignWatermarks(minimums=minimums):
+                for task in self._tasks:
+                    task.align(minimums)
             case CompleteCheckpoint(checkpoint_id=checkpoint_id):
                 self._complete(checkpoint_id)
             case AbortCheckpoint(checkpoint_id=checkpoint_id):
@@ -269,8 +278,10 @@ class Worker:
 
     def _fail(self, task: TaskRunner | None, error: Exception) -> None:
         message = describe_failure(error, self._attempt, self.id, task.id if task else None)
-        self._close_attempt()
-        self._control.send(message)
+        try:
+            self._control.send(message)  # before the others find their connections broken
+        finally:
+            self._close_attempt()
 
     # --- channels -----------------------------------------------------------------------------
 

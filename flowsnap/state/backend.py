@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from flowsnap.core.ids import OperatorId
 from flowsnap.core.manifest import TableSpec
 from flowsnap.errors import StateError
 from flowsnap.failpoint import failpoint
+from flowsnap.state.buckets import Part
 from flowsnap.state.generation import Generations
 from flowsnap.state.keyed import KeyedStates
 from flowsnap.state.map_table import GenerationalMapTable
-from flowsnap.state.persist import LocalFile, Part, Persist
+from flowsnap.state.persist import LocalFile, Persist
 from flowsnap.state.registry import TableRegistry
 from flowsnap.state.restore import (
     RestoredState,
@@ -25,6 +26,7 @@ from flowsnap.state.restore import (
     take_over,
 )
 from flowsnap.state.rocksdb import RocksStore
+from flowsnap.state.sweep import map_rows, value_rows
 from flowsnap.state.table import GenerationalTable
 
 __all__ = ["KeyedStates", "LocalFile", "Persist", "RestoredState", "StateBackend"]
@@ -117,24 +119,52 @@ class StateBackend:
             self._contexts[operator] = KeyedStates(self, operator)
         return self._contexts[operator]
 
-    def value_table(self, operator: OperatorId, name: str, kind: str) -> GenerationalTable:
-        """Return the table of a value, list or reducing state.
+    def value_table(
+        self, operator: OperatorId, name: str, kind: str, version: int = 1
+    ) -> GenerationalTable:
+        """Return the table of a value, list, reducing or aggregating state.
 
         Raises:
-            StateIncompatible: the name has another kind.
+            StateIncompatible: the name has another kind, or a newer version.
         """
-        table: GenerationalTable = self._table(GenerationalTable, operator, name, kind)
-        table.relieve = self.relieve
+        spec = self._registry.declare(operator, name, kind, version)
+        table: GenerationalTable = self._table(GenerationalTable, spec)
         return table
 
-    def map_table(self, operator: OperatorId, name: str) -> GenerationalMapTable:
+    def map_table(
+        self, operator: OperatorId, name: str, kind: str = "map", version: int = 1
+    ) -> GenerationalMapTable:
         """Return the table of a map state.
 
         Raises:
-            StateIncompatible: the name has another kind.
+            StateIncompatible: the name has another kind, or a newer version.
         """
-        table: GenerationalMapTable = self._table(GenerationalMapTable, operator, name, "map")
+        spec = self._registry.declare(operator, name, kind, version)
+        table: GenerationalMapTable = self._table(GenerationalMapTable, spec)
         return table
+
+    def legacy_tables(self, operator: OperatorId, name: str) -> list[tuple[TableSpec, Any]]:
+        """Return the restored tables of a declared state with other layouts, newest first.
+
+        Those that hold nothing are dropped.
+        """
+        found: list[tuple[TableSpec, Any]] = []
+        for spec in self._registry.legacies(operator, name):
+            class_ = GenerationalMapTable if spec.kind.startswith("map") else GenerationalTable
+            table = self._table(class_, spec)
+            if next(self.rows(table), None) is None:
+                self._registry.forget(spec)
+                del self._tables[spec]
+            else:
+                found.append((spec, table))
+        return found
+
+    def rows(self, table: Any) -> Iterator[tuple[Any, ...]]:
+        """Yield what a table holds, as ``state/sweep.py`` promises; it may be changed meanwhile."""
+        groups = range(*self._key_groups)
+        if isinstance(table, GenerationalMapTable):
+            return map_rows(table, self._store, groups)
+        return value_rows(table, self._store, groups)
 
     def check_declared(self) -> None:
         """Check that all restored states have been declared; called once the operators are open.
@@ -169,8 +199,7 @@ class StateBackend:
             self._is_closed = True
             self._store.close()
 
-    def _table(self, class_: Callable[..., Any], operator: OperatorId, name: str, kind: str) -> Any:
-        spec = self._registry.declare(operator, name, kind)
+    def _table(self, class_: Callable[..., Any], spec: TableSpec) -> Any:
         table = self._tables.get(spec)
         if table is None:
             table = self._tables[spec] = class_(
@@ -180,6 +209,8 @@ class StateBackend:
                 max_parallelism=self._max_parallelism,
                 is_complete=not self._registry.is_restored(spec),
             )
+            if isinstance(table, GenerationalTable):
+                table.relieve = self.relieve
         return table
 
     def _frozen(self, target: Path | None) -> Persist:

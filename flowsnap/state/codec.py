@@ -1,8 +1,10 @@
 """How values and rows become bytes, and which values can be shared instead of copied.
 
-A value's first byte says how to read the rest: MessagePack where that gives back the very same
-thing (numbers, str, bytes, None, and flat tuples and lists of them), a pickle for all else. A row
-is ``key group: u16 be | state id: u16 be | key | namespace``; the namespace is a map's entry.
+A value is MessagePack where that gives back the very same thing: a number, str, bytes, None, or a
+flat tuple of them. MessagePack's unused byte ``c1`` goes before a flat list, which would be read as
+a tuple; all else is a pickle, whose first byte ``80`` is an empty map in MessagePack, which is
+never written. A row is ``key group: u16 be | state id: u16 be | key | namespace``; the namespace is
+a map's entry.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 from uuid import UUID
@@ -26,11 +29,13 @@ from flowsnap.errors import StateError
 PREFIX_BYTES = 4
 """The length of a row's key group and state id."""
 
-_PICKLE, _PLAIN, _TUPLE = b"p", b"m", b"t"
-_PLAIN_BYTE, _TUPLE_BYTE = _PLAIN[0], _TUPLE[0]
+_LIST = b"\xc1"
+_LIST_BYTE, _PICKLE_BYTE = _LIST[0], 0x80
 _PLAIN_TYPES = frozenset({int, float, str, bytes, bool, type(None)})
+_TUPLES = {tuple}
 _encode_plain = msgspec.msgpack.Encoder().encode
 _decode_plain = msgspec.msgpack.Decoder().decode
+_decode_list = msgspec.msgpack.Decoder(list[Any]).decode
 
 row_prefix: Callable[[int, int], bytes] = struct.Struct(">HH").pack
 """Return the first bytes of the rows of a key group and a state id."""
@@ -45,19 +50,35 @@ def encode_value(value: Any) -> bytes:
     type_ = type(value)
     try:
         if type_ in _PLAIN_TYPES:
-            return _PLAIN + _encode_plain(value)
+            return _encode_plain(value)
         if type_ is tuple and _PLAIN_TYPES.issuperset(map(type, value)):
-            return _TUPLE + _encode_plain(value)
+            return _encode_plain(value)
         if type_ is list and _PLAIN_TYPES.issuperset(map(type, value)):
-            return _PLAIN + _encode_plain(value)
+            return _LIST + _encode_plain(value)
     except (OverflowError, UnicodeEncodeError):
         pass  # An int beyond 64 bits, a str with surrogates: a pickle takes them.
     try:
-        return _PICKLE + serialize.dump(value)
+        return serialize.dump(value)
     except Exception as error:  # What a user's __reduce__ raises is anybody's guess.
         raise StateError(f"a value of type {type_.__qualname__} cannot be pickled: {error}").hint(
             "keep plain data in state; make locks, files and connections in open()"
         ) from error
+
+
+def encode_plain_values(values: Sequence[Any]) -> list[bytes] | None:
+    """Return ``encode_value`` of each value, many times as fast, if all are plain; else None.
+
+    Plain are numbers, str, bytes and None, or flat tuples of them: so they are immutable too.
+    """
+    types = set(map(type, values))
+    if types == _TUPLES:
+        types = set(map(type, chain.from_iterable(values)))
+    if not types <= _PLAIN_TYPES:
+        return None
+    try:
+        return list(map(_encode_plain, values))
+    except (OverflowError, UnicodeEncodeError):
+        return None
 
 
 def decode_value(data: bytes) -> Any:
@@ -68,11 +89,12 @@ def decode_value(data: bytes) -> Any:
     """
     try:
         kind = data[0]
-        if kind == _PLAIN_BYTE:
-            return _decode_plain(data[1:])
-        if kind == _TUPLE_BYTE:
-            return tuple(_decode_plain(data[1:]))
-        return serialize.load(memoryview(data)[1:])
+        if kind == _PICKLE_BYTE:
+            return serialize.load(data)
+        if kind == _LIST_BYTE:
+            return _decode_list(memoryview(data)[1:])
+        value = _decode_plain(data)
+        return tuple(value) if type(value) is list else value
     except Exception as error:  # What a pickle of the user's class raises is anybody's guess.
         raise StateError(f"a value of {len(data)} bytes cannot be read: {error}").hint(
             "keep the classes of values in state under their modules and names"
@@ -87,7 +109,9 @@ def copied(value: Any) -> Any:
 def is_immutable(value: Any) -> bool:
     """Return whether nobody can change ``value`` in place."""
     type_ = type(value)
-    if type_ in _IMMUTABLE:
+    if type_ in IMMUTABLE_TYPES:
+        return True
+    if type_ is tuple and IMMUTABLE_TYPES.issuperset(map(type, value)):
         return True
     try:
         judge = _JUDGES[type_]
@@ -96,14 +120,15 @@ def is_immutable(value: Any) -> bool:
     return judge(value)
 
 
-_IMMUTABLE: set[type] = {
+IMMUTABLE_TYPES: set[type] = {
     int, float, str, bytes, bool, complex, type(None), datetime, date, time, timedelta, Decimal,
     Fraction, UUID, range, PurePosixPath,
 }  # fmt: skip
+"""The types of which nothing can be changed, whatever they hold; enums are added as they come."""
 
 
 def _all_immutable(values: Any) -> bool:
-    return _IMMUTABLE.issuperset(map(type, values)) or all(map(is_immutable, values))
+    return IMMUTABLE_TYPES.issuperset(map(type, values)) or all(map(is_immutable, values))
 
 
 def _is_never(_: Any) -> bool:
@@ -121,7 +146,7 @@ _JUDGES: dict[type, Callable[[Any], bool]] = {
 
 def _judge_of(type_: type) -> Callable[[Any], bool]:
     if issubclass(type_, enum.Enum):
-        _IMMUTABLE.add(type_)
+        IMMUTABLE_TYPES.add(type_)
         return lambda _: True
     if issubclass(type_, msgspec.Struct) and type_.__struct_config__.frozen:
         return _judge_of_fields(type_.__struct_fields__)

@@ -7,10 +7,10 @@ A table is a stack of dicts over RocksDB, and the newest that knows a key is rig
     recent     clean: RocksDB holds the same, or a younger dict shadows it
     older      clean, and the first to be dropped
 
-A tombstone is ``MISSING`` under its key. A frozen dict never changes what it says: before a mutable
-value in it is handed out again, its bytes take its place (copy on write), and the object goes on in
-young. Clean dicts hold no tombstones, and the older is always dropped before the recent, so that an
-outdated value never comes to light.
+A tombstone is ``MISSING`` under its key. A frozen dict never changes. Before a mutable value in it
+is handed out again, its bytes are put beside the dict (copy on write), and the object goes on in
+young, where it shadows the frozen entry. Clean dicts hold no tombstones, and the older is always
+dropped before the recent, so that an outdated value never comes to light.
 
 While nothing has been restored or dropped, memory holds the whole table (``is_complete``), and a
 key that is not there needs no look into RocksDB.
@@ -22,14 +22,15 @@ memtable; Flink's ``CopyOnWriteStateMap`` for the freeze.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from flowsnap.core.key import encode_key, key_group
+from flowsnap.core.key import encode_key, encode_keys, key_group, key_groups
 from flowsnap.core.manifest import TableSpec
 from flowsnap.core.operator import MISSING
-from flowsnap.state.codec import encode_value, row_prefix
+from flowsnap.errors import StateError
+from flowsnap.state.codec import encode_plain_values, encode_value, is_immutable, row_prefix
 from flowsnap.state.rocksdb import RocksStore
 
 ABSENT: Final[Any] = object()
@@ -40,22 +41,30 @@ SAMPLE_EVERY_BATCHES = 64
 
 
 class Serialised:
-    """The bytes of a frozen value whose object has gone back to young."""
+    """What a frozen value was when its object went back to young: its bytes, None if no state."""
 
     __slots__ = ("data",)
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | None) -> None:
         self.data = data
 
 
 class Frozen:
-    """One frozen generation of one table; ``is_ingested`` once RocksDB holds its rows."""
+    """One frozen generation of one table, and what is learned of it while it is encoded."""
 
-    __slots__ = ("is_ingested", "rows")
+    __slots__ = ("has_tombstones", "is_ingested", "is_shareable", "rest", "rows", "thawed")
 
-    def __init__(self, rows: dict[Any, Any]) -> None:
+    def __init__(self, rows: dict[Any, Any], *, is_shareable: bool) -> None:
         self.rows = rows
+        self.thawed: dict[Any, Serialised] = {}
+        """By reference, what was written of values that have gone back to young."""
         self.is_ingested = False
+        """RocksDB holds its rows."""
+        self.has_tombstones = False
+        self.is_shareable = is_shareable
+        """No value can change; known once all are encoded."""
+        self.rest: Iterator[tuple[Any, Any]] | None = None
+        """What has not moved to recent yet."""
 
 
 class Generations:
@@ -75,6 +84,8 @@ class Generations:
         self.frozen: list[Frozen] = []
         self.recent: dict[Any, Any] = {}
         self.older: dict[Any, Any] = {}
+        self.is_recent_shareable = True
+        """No value in recent can change; False where it is not known."""
         self.is_complete = is_complete
         self._store = store
         self._key_groups = key_groups
@@ -87,19 +98,61 @@ class Generations:
         """Make young the newest frozen generation, whatever its size; None where it is empty."""
         if not self.young:
             return None
-        frozen = Frozen(self.young)
+        frozen = Frozen(self.young, is_shareable=self.spec.kind != "list")
         self.frozen.append(frozen)
         self.young = {}
         self._forget_young()
         return frozen
 
-    def encoded(self, frozen: Frozen) -> Iterator[tuple[int, bytes, Any]]:
-        """Yield the key group, the row after its prefix, and a reference of each frozen entry."""
+    def references(self, frozen: Frozen) -> Iterator[Any]:
+        """Yield what stands for each entry of a frozen generation."""
         raise NotImplementedError
 
-    def lookup(self, frozen: Frozen) -> Callable[[Any], Any]:
-        """Return the function from a reference to the value, ``MISSING`` or ``Serialised``."""
+    def keys(self, references: Sequence[Any]) -> Sequence[Any]:
+        """Return the key of each entry."""
         raise NotImplementedError
+
+    def rows(self, references: Sequence[Any], prefix: bytes) -> list[bytes]:
+        """Return the row of each entry behind ``prefix``."""
+        raise NotImplementedError
+
+    def values(self, frozen: Frozen, references: Sequence[Any]) -> list[Any]:
+        """Return the value of each entry, or ``MISSING``."""
+        raise NotImplementedError
+
+    def groups(self, references: Sequence[Any]) -> Sequence[int]:
+        """Return the key group of each entry."""
+        return key_groups(encode_keys(self.keys(references)), self._max_parallelism)
+
+    def in_order(self, references: list[Any], prefix: bytes) -> tuple[list[Any], list[bytes]]:
+        """Return the references in the order of their rows, and these."""
+        rows = self.rows(references, prefix)
+        by_row = dict(zip(rows, references, strict=True))
+        rows.sort()
+        return list(map(by_row.__getitem__, rows)), rows
+
+    def encoded(self, frozen: Frozen, references: Sequence[Any]) -> Sequence[bytes | None]:
+        """Return the bytes of each entry's value, None where it is deleted.
+
+        Raises:
+            StateError: a value cannot be pickled.
+        """
+        values = self.values(frozen, references)
+        plain = encode_plain_values(values)
+        if plain is not None:
+            return plain
+        thawed = frozen.thawed
+        try:
+            encoded = [
+                thawed[reference].data if reference in thawed else self._encoded(value)
+                for reference, value in zip(references, values, strict=True)
+            ]
+        except StateError as error:
+            error.add_note(f"in state {self.spec.name!r} of operator {self.spec.operator!r}")
+            raise
+        frozen.has_tombstones |= None in encoded
+        frozen.is_shareable = frozen.is_shareable and all(map(_is_shareable, values))
+        return encoded
 
     def retire(self, frozen: Frozen, limit: int) -> bool:
         """Move ``limit`` entries of an ingested generation to recent; return if none is left."""
@@ -108,6 +161,7 @@ class Generations:
     def rotate(self) -> dict[Any, Any]:
         """Make room among the clean: return the dict to be dropped, which was the older."""
         dropped, self.older, self.recent = self.older, self.recent, {}
+        self.is_recent_shareable = True
         if dropped:
             self.is_complete = False
         return dropped
@@ -142,6 +196,14 @@ class Generations:
     def _forget_young(self) -> None:
         self._sampled_entries = 0
 
+    def _keep_as_frozen(self, frozen: Frozen, reference: Any, value: Any) -> None:
+        """Keep the bytes of a frozen value that is about to be handed out, while it needs them."""
+        if not frozen.is_ingested:
+            frozen.thawed[reference] = Serialised(self._encoded(value))
+
+    def _encoded(self, value: Any) -> bytes | None:
+        return None if value is MISSING else encode_value(value)
+
     def _row(self, encoded: bytes) -> bytes:
         return row_prefix(key_group(encoded, self._max_parallelism), self.spec.state_id) + encoded
 
@@ -153,9 +215,8 @@ class Generations:
             yield from self._store.scan(row_prefix(group, self.spec.state_id))
 
 
-def freeze_value(value: Any) -> Any:
-    """Return what keeps a frozen value as it is while its object goes on."""
-    return value if value is MISSING else Serialised(encode_value(value))
+def _is_shareable(value: Any) -> bool:
+    return value is MISSING or is_immutable(value)
 
 
 def size_of(value: Any, depth: int = 3) -> float:

@@ -6,14 +6,15 @@ costs what is touched of it; all entries of a key lie side by side and are scann
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
+from operator import add
 from typing import Any
 
-from flowsnap.core.key import decode_prefix, encode_key, key_group
+from flowsnap.core.key import decode_prefix, encode_key, encode_keys
 from flowsnap.core.operator import MISSING
 from flowsnap.state.codec import PREFIX_BYTES, copied, decode_value, is_immutable
-from flowsnap.state.generation import ABSENT, Frozen, Generations, freeze_value
+from flowsnap.state.generation import ABSENT, Frozen, Generations
 
 _NOTHING: dict[Any, Any] = {}
 
@@ -103,23 +104,34 @@ class GenerationalMapTable(Generations):
                 if not _is_in(newer, key, entry):
                     yield key, entry, decode_value(data)
 
-    def encoded(self, frozen: Frozen) -> Iterator[tuple[int, bytes, Any]]:
+    def references(self, frozen: Frozen) -> Iterator[Any]:
         for key, entries in frozen.rows.items():
-            encoded = encode_key(key)
-            group = key_group(encoded, self._max_parallelism)
             for entry in entries:
-                yield group, encoded + encode_key(entry), (entries, entry)
+                yield key, entry
 
-    def lookup(self, frozen: Frozen) -> Callable[[Any], Any]:
-        return lambda reference: reference[0][reference[1]]
+    def keys(self, references: Sequence[Any]) -> Sequence[Any]:
+        return [key for key, _ in references]
+
+    def rows(self, references: Sequence[Any], prefix: bytes) -> list[bytes]:
+        entries = encode_keys([entry for _, entry in references])
+        return list(map(add, encode_keys(self.keys(references), prefix), entries))
+
+    def values(self, frozen: Frozen, references: Sequence[Any]) -> list[Any]:
+        rows = frozen.rows
+        return [rows[key][entry] for key, entry in references]
 
     def retire(self, frozen: Frozen, limit: int) -> bool:
-        rows = frozen.rows
+        rows, recent = frozen.rows, self.recent
         while rows and limit > 0:
-            key = next(reversed(rows))
-            limit -= self._retire_key(key, rows[key], limit)
-            if not rows[key]:
-                del rows[key]
+            key, entries = rows.popitem()
+            if key in recent or frozen.has_tombstones:
+                limit -= self._retire_entries(key, entries, limit)
+                if entries:
+                    rows[key] = entries
+            else:
+                recent[key] = entries
+                self._clean_entries += len(entries)
+                limit -= 1
         if rows:
             return False
         self.frozen.remove(frozen)
@@ -129,7 +141,7 @@ class GenerationalMapTable(Generations):
         self._clean_entries = 0
         return super().rotate()
 
-    def _retire_key(self, key: Any, entries: dict[Any, Any], limit: int) -> int:
+    def _retire_entries(self, key: Any, entries: dict[Any, Any], limit: int) -> int:
         recent = self.recent.setdefault(key, {})
         older = self.older.get(key, _NOTHING)
         count = min(limit, len(entries))
@@ -139,7 +151,7 @@ class GenerationalMapTable(Generations):
             if value is MISSING:
                 recent.pop(entry, None)
                 older.pop(entry, None)
-            else:  # Bytes too: a younger generation shadows them, and ``remove`` must know them.
+            else:  # Thawed ones too: a younger one shadows them, and ``remove`` must know them.
                 recent[entry] = value
         self._clean_entries += len(recent) - before
         if not recent:
@@ -181,8 +193,7 @@ class GenerationalMapTable(Generations):
     def _thaw(self, key: Any, entry: Any, value: Any, frozen: Frozen) -> Any:
         if value is MISSING or is_immutable(value):
             return value
-        if not frozen.is_ingested:
-            frozen.rows[key][entry] = freeze_value(value)
+        self._keep_as_frozen(frozen, (key, entry), value)
         self.put(key, entry, value)
         return value
 

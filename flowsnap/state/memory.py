@@ -152,15 +152,39 @@ class MemoryBackend:
         """Return the keyed states of an operator."""
         return KeyedStates(self, operator)
 
-    def value_table(self, operator: OperatorId, name: str, kind: str) -> MemoryTable:
-        """Return the table of a value, list or reducing state."""
-        spec = self._registry.declare(operator, name, kind)
+    def value_table(
+        self, operator: OperatorId, name: str, kind: str, version: int = 1
+    ) -> MemoryTable:
+        """Return the table of a value, list, reducing or aggregating state."""
+        spec = self._registry.declare(operator, name, kind, version)
         return self._values.setdefault(spec, MemoryTable())
 
-    def map_table(self, operator: OperatorId, name: str) -> MemoryMapTable:
+    def map_table(
+        self, operator: OperatorId, name: str, kind: str = "map", version: int = 1
+    ) -> MemoryMapTable:
         """Return the table of a map state."""
-        spec = self._registry.declare(operator, name, "map")
+        spec = self._registry.declare(operator, name, kind, version)
         return self._maps.setdefault(spec, MemoryMapTable())
+
+    def legacy_tables(self, operator: OperatorId, name: str) -> list[tuple[TableSpec, Any]]:
+        """Return the restored tables of a declared state with other layouts, newest first."""
+        found: list[tuple[TableSpec, Any]] = []
+        for spec in self._registry.legacies(operator, name):
+            table = self._maps.get(spec) or self._values.get(spec)
+            if table is None or next(self.rows(table), None) is None:
+                self._registry.forget(spec)
+            else:
+                found.append((spec, table))
+        return found
+
+    def rows(self, table: Any) -> Iterator[tuple[Any, ...]]:
+        """Yield what a table holds; it may be changed meanwhile."""
+        if isinstance(table, MemoryMapTable):
+            yield from table.all_items()
+        else:
+            for key in list(table.young):
+                if (value := table.get(key)) is not MISSING:
+                    yield key, value
 
     def check_declared(self) -> None:
         """Check that all restored states have been declared."""

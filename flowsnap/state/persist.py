@@ -2,9 +2,9 @@
 
 The phases, each of which may be interrupted between any two slices, and begins anew after an error:
 
-1. sort: find each key's row, bucket the rows by key group and state, sort each bucket;
-2. write: encode the values into sorted files;
-3. ingest: RocksDB takes the files over, the newest rows of all;
+1. sort: put the entries into buckets by key group and table;
+2. write: sort each bucket, encode its keys and values into sorted files;
+3. ingest: RocksDB takes the files over, one by one, the newest rows of all;
 4. checkpoint: hard links of all files in a directory of their own (not for a spill);
 5. retire: move the entries, clean now, to the tables' clean dicts.
 
@@ -19,22 +19,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from flowsnap.core.manifest import TableSpec
-from flowsnap.core.operator import MISSING
-from flowsnap.errors import LocalProtocolError, StateError
+from flowsnap.errors import StateError
 from flowsnap.failpoint import failpoint
-from flowsnap.state.codec import encode_value, row_prefix
-from flowsnap.state.generation import Frozen, Generations, Serialised
+from flowsnap.state.buckets import SLICE_ENTRIES, Buckets, Part
 from flowsnap.state.rocksdb import ROWS_PER_FILE, RocksStore, SortedFile
 
 SLICE_NS = 2_000_000
-SLICE_ROWS = 256
-
-Part = tuple[Generations, Frozen]
 
 
 class LocalFile(msgspec.Struct, frozen=True):
@@ -66,12 +60,11 @@ class Persist:
         self._parts = parts
         self._target = target
         self._key_groups = range(*key_groups)
-        self._buckets: dict[tuple[int, int], tuple[list[bytes], list[Any]]] = {}
         self._paths: list[Path] = []
         self._is_aborted = False
         self._phases: list[Callable[[], Iterator[None]]] = [self._checkpoint]
         if parts:
-            self._phases = [self._sort, self._write, self._checkpoint, self._retire]
+            self._phases = [self._write, self._checkpoint, self._retire]
         self._running: Iterator[None] | None = None
 
     def step(self) -> bool:
@@ -102,12 +95,12 @@ class Persist:
                 for _ in self._running:
                     if time.perf_counter_ns() >= deadline_ns:
                         return
-            except (OSError, StateError) as error:
-                self._running = None
-                self._remove_files()
-                if isinstance(error, StateError):
-                    raise
+            except OSError as error:
+                self._begin_phase_anew()
                 raise StateError(f"persisting state failed: {error}") from error
+            except BaseException:
+                self._begin_phase_anew()
+                raise
             self._running = None
             del self._phases[0]
         self.queue.remove(self)
@@ -115,69 +108,43 @@ class Persist:
         if self._is_aborted:
             self.release()
 
-    def _sort(self) -> Iterator[None]:
-        self._buckets.clear()
-        buckets = self._buckets
-        for number, (table, frozen) in enumerate(self._parts):
-            for count, (group, encoded, reference) in enumerate(table.encoded(frozen), 1):
-                try:
-                    rows, references = buckets[group, number]
-                except KeyError:
-                    self._check_group(group, table, encoded)
-                    rows, references = buckets[group, number] = ([], [])
-                rows.append(encoded)
-                references.append(reference)
-                if count % SLICE_ROWS == 0:
-                    yield
-        for identity, (rows, references) in buckets.items():
-            references_of = dict(zip(rows, references, strict=True))
-            rows.sort()
-            buckets[identity] = (rows, [references_of[row] for row in rows])
-            yield
-
-    def _check_group(self, group: int, table: Generations, encoded: bytes) -> None:
-        if group not in self._key_groups:
-            spec = table.spec
-            raise LocalProtocolError(
-                f"state {spec.name!r} of operator {spec.operator!r} was given key {encoded!r} of "
-                f"key group {group}, but the task owns {self._key_groups.start} to "
-                f"{self._key_groups.stop - 1}"
-            )
+    def _begin_phase_anew(self) -> None:
+        self._running = None
+        self._remove_files()
 
     def _write(self) -> Iterator[None]:
-        """Write and ingest: a failure of either begins with new files."""
+        """Sort, write and ingest: a failure of any begins with new files."""
         self._remove_files()
+        buckets = Buckets(self._parts, self._key_groups)
+        yield from buckets.fill()
         file: SortedFile | None = None
         count = 0
-        for prefix, part, rows, references in self._ordered():
-            value_of = part[0].lookup(part[1])
-            for start in range(0, len(rows), SLICE_ROWS):
+        for prefix, (table, frozen), run in buckets.ordered():
+            references, rows = table.in_order(run, prefix)
+            yield
+            for start in range(0, len(rows), SLICE_ENTRIES):
                 if file is None:
                     file = self._next_file()
-                chunk = slice(start, start + SLICE_ROWS)
-                file.write(_encoded(prefix, rows[chunk], references[chunk], value_of, part[0].spec))
-                count += SLICE_ROWS
-                if count >= ROWS_PER_FILE:
-                    _finish(file)
-                    file, count = None, 0
+                chunk = slice(start, start + SLICE_ENTRIES)
+                file.write(rows[chunk], table.encoded(frozen, references[chunk]))
+                yield
+            count += len(rows)
+            if file is not None and count >= ROWS_PER_FILE:
+                _finish(file)
+                file, count = None, 0
                 yield
         if file is not None:
             _finish(file)
         yield
-        self._store.ingest(self._paths)
+        yield from self._ingest()
+
+    def _ingest(self) -> Iterator[None]:
+        """Let RocksDB take over file by file; the frozen dicts shadow them until all are in."""
+        for path in self._paths:
+            self._store.ingest([path])
+            yield
         for _, frozen in self._parts:
             frozen.is_ingested = True
-        self._buckets.clear()
-
-    def _ordered(self) -> Iterator[tuple[bytes, Part, list[bytes], list[Any]]]:
-        """Yield the buckets in the order of their rows."""
-        by_prefix = {
-            row_prefix(group, self._parts[number][0].spec.state_id): (group, number)
-            for group, number in self._buckets
-        }
-        for prefix in sorted(by_prefix):
-            identity = by_prefix[prefix]
-            yield prefix, self._parts[identity[1]], *self._buckets[identity]
 
     def _next_file(self) -> SortedFile:
         path = self._store.directory.parent / f"ingest-{len(self._paths)}.sst"
@@ -205,7 +172,7 @@ class Persist:
 
     def _retire(self) -> Iterator[None]:
         for table, frozen in self._parts:
-            while frozen in table.frozen and not table.retire(frozen, SLICE_ROWS):
+            while frozen in table.frozen and not table.retire(frozen, SLICE_ENTRIES):
                 yield
         self._parts = ()
 
@@ -213,25 +180,3 @@ class Persist:
 def _finish(file: SortedFile) -> None:
     file.finish()
     failpoint("op.file_written")
-
-
-def _encoded(
-    prefix: bytes,
-    rows: list[bytes],
-    references: list[Any],
-    value_of: Callable[[Any], Any],
-    spec: TableSpec,
-) -> list[tuple[bytes, bytes | None]]:
-    encoded: list[tuple[bytes, bytes | None]] = []
-    for row, value in zip(rows, map(value_of, references), strict=True):
-        if value is MISSING:
-            encoded.append((prefix + row, None))
-        elif type(value) is Serialised:
-            encoded.append((prefix + row, value.data))
-        else:
-            try:
-                encoded.append((prefix + row, encode_value(value)))
-            except StateError as error:
-                error.add_note(f"in state {spec.name!r} of operator {spec.operator!r}")
-                raise
-    return encoded

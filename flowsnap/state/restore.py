@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -129,34 +130,20 @@ def _merged(
 def _ingest_all(store: RocksStore, rows: Iterator[tuple[bytes, bytes | None]]) -> None:
     paths: list[Path] = []
     file: SortedFile | None = None
-    chunk: list[tuple[bytes, bytes | None]] = []
-    for count, row in enumerate(rows, 1):
-        chunk.append(row)
-        if len(chunk) == WRITE_ROWS:
-            file = _write(store, paths, file, chunk)
-            if count % ROWS_PER_FILE == 0:
-                file.finish()
-                file = None
-    if chunk:
-        file = _write(store, paths, file, chunk)
+    count = 0
+    while page := list(islice(rows, WRITE_ROWS)):
+        if file is None:
+            paths.append(store.directory.parent / f"import-{len(paths)}.sst")
+            file = store.writer(paths[-1])
+        file.write(*zip(*page, strict=True))
+        count += len(page)
+        if count % ROWS_PER_FILE == 0:
+            file.finish()
+            file = None
     if file is not None:
         file.finish()
     if paths:
         store.ingest(paths)
-
-
-def _write(
-    store: RocksStore,
-    paths: list[Path],
-    file: SortedFile | None,
-    chunk: list[tuple[bytes, bytes | None]],
-) -> SortedFile:
-    if file is None:
-        paths.append(store.directory.parent / f"import-{len(paths)}.sst")
-        file = store.writer(paths[-1])
-    file.write(chunk)
-    chunk.clear()
-    return file
 
 
 def _is_ours(spec: TableSpec, operators: Collection[OperatorId] | None) -> bool:

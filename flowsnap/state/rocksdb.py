@@ -11,7 +11,7 @@ The binding raises bare ``Exception``, so that is what is caught here, and nowhe
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,13 @@ def _translated(what: str) -> Generator[None]:
     except StateError:
         raise
     except Exception as error:  # rocksdict has no exception class of its own
-        raise StateError(f"{what} failed: {error}").hint(
-            "check that the disk of the work directory has space and is writable"
-        ) from error
+        raise _failure(what, error) from error
+
+
+def _failure(what: str, error: Exception) -> StateError:
+    return StateError(f"{what} failed: {error}").hint(
+        "check that the disk of the work directory has space and is writable"
+    )
 
 
 class RocksStore:
@@ -69,10 +73,13 @@ class RocksStore:
         except Exception as error:  # rocksdict has no exception class of its own
             raise StateError(f"reading a row in {self.directory} failed: {error}") from error
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield the rows that begin with ``prefix``, in order, as of the first call."""
+    def scan(self, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the rows that begin with ``prefix``, in order, as of the first call.
+
+        ``start`` is the first row wanted, where earlier ones are not.
+        """
         with _translated(f"scanning {self.directory}"):
-            rows: Iterator[Any] = self._db.items(from_key=prefix)
+            rows: Iterator[Any] = self._db.items(from_key=prefix if start is None else start)
             for row, value in rows:
                 if not row.startswith(prefix):
                     return
@@ -116,19 +123,21 @@ class SortedFile:
         with _translated(f"opening {path}"):
             self._writer.open(str(path))
 
-    def write(self, rows: list[tuple[bytes, bytes | None]]) -> None:
-        """Append rows; None deletes.
+    def write(self, rows: Sequence[bytes], values: Sequence[bytes | None]) -> None:
+        """Append rows with their values; None deletes.
 
         Raises:
             StateError: the disk is full, or rows are not in strictly ascending order.
         """
         writer = self._writer
-        with _translated(f"writing {self.path}"):
-            for row, value in rows:
+        try:
+            for row, value in zip(rows, values, strict=True):
                 if value is None:
                     del writer[row]
                 else:
                     writer[row] = value
+        except Exception as error:  # rocksdict has no exception class of its own
+            raise _failure(f"writing {self.path}", error) from error
 
     def finish(self) -> None:
         """Make the file durable."""

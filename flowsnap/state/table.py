@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, repeat
+from operator import call, length_hint
 from typing import Any
 
-from flowsnap.core.key import decode_key, encode_key, key_group
+from flowsnap.core.key import decode_key, encode_keys, is_sorted_as_bytes
 from flowsnap.core.operator import MISSING
-from flowsnap.state.codec import PREFIX_BYTES, copied, decode_value, is_immutable
-from flowsnap.state.generation import ABSENT, Frozen, Generations, freeze_value
+from flowsnap.state.codec import (
+    IMMUTABLE_TYPES,
+    PREFIX_BYTES,
+    copied,
+    decode_value,
+    is_immutable,
+)
+from flowsnap.state.generation import ABSENT, Frozen, Generations
+
+FREED_AT_ONCE = 128_000
+"""A dict of more entries is emptied step by step: to free one of 200,000 at once takes 5 ms."""
 
 
 class GenerationalTable(Generations):
@@ -24,17 +35,17 @@ class GenerationalTable(Generations):
         young = self.young
         if key in young:
             return young[key]  # A tombstone: the caller took it for absent.
-        for frozen in reversed(self.frozen):
-            value = frozen.rows.get(key, ABSENT)
-            if value is not ABSENT:
-                return self._thaw(key, value, frozen)
+        if self.frozen:
+            for frozen in reversed(self.frozen):
+                value = frozen.rows.get(key, ABSENT)
+                if value is not ABSENT:
+                    if type(value) in IMMUTABLE_TYPES or is_immutable(value):
+                        return value
+                    return self._thaw(key, value, frozen)
         value = self.recent.get(key, ABSENT)
         if value is ABSENT:
-            value = self.older.get(key, ABSENT)
-            if value is ABSENT:
-                return MISSING if self.is_complete else self._read(key)
-            self.recent[key] = value
-        if not is_immutable(value):
+            return self._load_older(key)
+        if not (self.is_recent_shareable or is_immutable(value)):
             young[key] = value
         return value
 
@@ -67,30 +78,63 @@ class GenerationalTable(Generations):
             newer.append(layer)
         yield from self._clean_items(newer)
 
-    def encoded(self, frozen: Frozen) -> Iterator[tuple[int, bytes, Any]]:
-        for key in frozen.rows:
-            encoded = encode_key(key)
-            yield key_group(encoded, self._max_parallelism), encoded, key
+    def references(self, frozen: Frozen) -> Iterator[Any]:
+        return iter(frozen.rows)
 
-    def lookup(self, frozen: Frozen) -> Callable[[Any], Any]:
-        rows = frozen.rows
-        if self.spec.kind == "list":
-            return lambda key: rows[key] or MISSING  # An empty list is no state.
-        return rows.__getitem__
+    def keys(self, references: Sequence[Any]) -> Sequence[Any]:
+        return references
+
+    def rows(self, references: Sequence[Any], prefix: bytes) -> list[bytes]:
+        return encode_keys(references, prefix)
+
+    def values(self, frozen: Frozen, references: Sequence[Any]) -> list[Any]:
+        return list(map(frozen.rows.__getitem__, references))
+
+    def in_order(self, references: list[Any], prefix: bytes) -> tuple[list[Any], list[bytes]]:
+        if not is_sorted_as_bytes(references):
+            return super().in_order(references, prefix)
+        references = sorted(references)
+        return references, encode_keys(references, prefix)
 
     def retire(self, frozen: Frozen, limit: int) -> bool:
-        rows, recent, older = frozen.rows, self.recent, self.older
-        for _ in range(min(limit, len(rows))):
-            key, value = rows.popitem()
-            if value is MISSING:
-                recent.pop(key, None)
-                older.pop(key, None)
-            else:  # Bytes too: a younger generation shadows them, and ``delete`` must know the key.
-                recent[key] = value
+        rows = frozen.rows
+        self.is_recent_shareable = self.is_recent_shareable and frozen.is_shareable
+        if not self.recent and not frozen.has_tombstones:
+            self.recent = rows
+            self.frozen.remove(frozen)
+            return True
+        # Thawed ones too: a younger generation shadows them, and ``delete`` must know the key.
+        if frozen.has_tombstones or len(rows) > FREED_AT_ONCE:
+            entries = map(call, repeat(rows.popitem, min(limit, len(rows))))
+            self._retire_each(entries)
+        else:
+            frozen.rest = frozen.rest or iter(rows.items())
+            self.recent.update(islice(frozen.rest, limit))
+            if not length_hint(frozen.rest):
+                rows = {}
         if rows:
             return False
         self.frozen.remove(frozen)
         return True
+
+    def _retire_each(self, entries: Iterator[tuple[Any, Any]]) -> None:
+        recent, older = self.recent, self.older
+        for key, value in entries:
+            if value is MISSING:
+                recent.pop(key, None)
+                older.pop(key, None)
+            else:
+                recent[key] = value
+
+    def _load_older(self, key: Any) -> Any:
+        value = self.older.get(key, ABSENT)
+        if value is ABSENT:
+            return MISSING if self.is_complete else self._read(key)
+        self.recent[key] = value
+        if not is_immutable(value):
+            self.is_recent_shareable = False
+            self.young[key] = value
+        return value
 
     def _clean_items(self, newer: list[dict[Any, Any]]) -> Iterator[tuple[Any, Any]]:
         if not self.is_complete:
@@ -106,12 +150,16 @@ class GenerationalTable(Generations):
             newer.append(layer)
 
     def _thaw(self, key: Any, value: Any, frozen: Frozen) -> Any:
-        if value is MISSING or is_immutable(value):
+        if value is MISSING:
             return value
-        if not frozen.is_ingested:
-            frozen.rows[key] = freeze_value(value)
+        self._keep_as_frozen(frozen, key, value)
         self.young[key] = value
         return value
+
+    def _encoded(self, value: Any) -> bytes | None:
+        if self.spec.kind == "list" and not value:
+            return None  # An empty list is no state.
+        return super()._encoded(value)
 
     def _read(self, key: Any) -> Any:
         data = self._store.get(self._row_of(key))

@@ -35,6 +35,9 @@ Part = bytes | memoryview
 # Credits bound the batches under way; this bounds what needs no credit, should a peer be stuck.
 FRAMES_PER_CHANNEL_MAX = 4096
 
+COPY_BYTES_MAX = 2**18
+"""Up to here a copy costs less than a word from another thread that the memory is free again."""
+
 _FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -152,8 +155,8 @@ class Connection:
             raise ConnectionLost(f"worker {self.session.peer} is gone ({self._lost})")
         try:
             for part in parts[:-1]:
-                socket.send(part, zmq.SNDMORE | zmq.NOBLOCK, copy=False)
-            socket.send(parts[-1], zmq.NOBLOCK, copy=False)
+                socket.send(part, zmq.SNDMORE | zmq.NOBLOCK, len(part) <= COPY_BYTES_MAX)
+            socket.send(parts[-1], zmq.NOBLOCK, len(parts[-1]) <= COPY_BYTES_MAX)
         except zmq.ZMQError as error:
             raise ConnectionLost(
                 f"worker {self.session.peer} has stopped reading, or is gone: {error}"

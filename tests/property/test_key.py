@@ -8,7 +8,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowsnap.core.key import decode_key, decode_prefix, encode_key, key_group
+from flowsnap.core.key import (
+    decode_key,
+    decode_prefix,
+    encode_key,
+    encode_keys,
+    is_sorted_as_bytes,
+    key_group,
+    key_groups,
+)
 from flowsnap.errors import StateError
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=5) | st.text("\0\1\2a", max_size=5)
@@ -28,6 +36,9 @@ SCALARS = st.one_of(
     st.uuids(),
 )
 KEYS = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3).map(tuple), max_leaves=4)
+ALIKE = st.one_of(
+    *(st.lists(kind, max_size=6) for kind in (st.integers(), TEXT, st.tuples(TEXT, SCALARS), KEYS))
+)
 
 
 @given(KEYS, KEYS)
@@ -62,6 +73,25 @@ def test_within_a_type_bytes_sort_as_keys_do(pair: tuple[Any, Any]) -> None:
 @given(KEYS, st.integers(1, 32768))
 def test_a_key_group_is_one_of_those_there_are(key: Any, max_parallelism: int) -> None:
     assert 0 <= key_group(encode_key(key), max_parallelism) < max_parallelism
+
+
+@given(ALIKE, st.binary(max_size=4) | st.just(b"\0\xff\0\1"))
+def test_many_keys_have_the_bytes_that_each_has(keys: list[Any], head: bytes) -> None:
+    assert encode_keys(keys, head) == [head + encode_key(key) for key in keys]
+
+
+@given(ALIKE, st.integers(1, 32768))
+def test_many_keys_have_the_groups_that_each_has(keys: list[Any], max_parallelism: int) -> None:
+    encoded = encode_keys(keys)
+    assert list(key_groups(encoded, max_parallelism)) == [
+        key_group(data, max_parallelism) for data in encoded
+    ]
+
+
+@given(ALIKE)
+def test_keys_that_are_said_to_be_sorted_as_their_bytes_are(keys: list[Any]) -> None:
+    if is_sorted_as_bytes(keys):
+        assert encode_keys(sorted(keys)) == sorted(encode_keys(keys))
 
 
 @given(st.binary(max_size=20))

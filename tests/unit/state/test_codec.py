@@ -14,7 +14,13 @@ import msgspec
 import pytest
 
 from flowsnap.errors import StateError
-from flowsnap.state.codec import copied, decode_value, encode_value, is_immutable
+from flowsnap.state.codec import (
+    copied,
+    decode_value,
+    encode_plain_values,
+    encode_value,
+    is_immutable,
+)
 
 
 class Colour(Enum):
@@ -88,7 +94,35 @@ def test_a_value_that_cannot_be_written_is_named_by_its_type() -> None:
         encode_value(n for n in range(3))
 
 
-@pytest.mark.parametrize("data", [b"", b"p\x80", b"m\xc1", b"t\x01", encode_value(Broken())])
+PLAIN: list[list[Any]] = [
+    [1, 2.5, "x", b"x", None, True], [(1, "x"), ()], [-(2**63), 2**64 - 1], [],
+]  # fmt: skip
+NOT_PLAIN: list[list[Any]] = [
+    [[1]], [1, (1,)], [(1, (2,))], [(1, [2])], [2**64], ["\ud800"], [Counter(1)], [Point(1)],
+    [datetime.now(UTC)], [{1: 2}],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", PLAIN, ids=repr)
+def test_plain_values_have_the_bytes_that_each_has(values: list[Any]) -> None:
+    assert encode_plain_values(values) == [encode_value(value) for value in values]
+    assert all(map(is_immutable, values))
+
+
+@pytest.mark.parametrize("values", NOT_PLAIN, ids=ascii)
+def test_values_that_need_a_closer_look_are_not_plain(values: list[Any]) -> None:
+    assert encode_plain_values([1, *values]) is None
+    assert encode_plain_values(values) is None
+
+
+@pytest.mark.parametrize("value", [(), [], (1, "a"), [1, "a"], 0x70, 0x74, -64, {}, [()], ([],)])
+def test_a_tuple_a_list_and_a_pickle_are_told_apart(value: Any) -> None:
+    assert repr(decode_value(encode_value(value))) == repr(value)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x80", b"\xc1", b"\xc1\x01", b"\x92\x01", b"\x01\x01", encode_value(Broken())]
+)
 def test_bytes_that_are_no_value_are_a_state_error(data: bytes) -> None:
     with pytest.raises(StateError, match="cannot be read"):
         decode_value(data)
