@@ -1,9 +1,9 @@
 """Named places in the protocol where a test can make the process die, stop, raise or wait.
 
-``FLOWSNAP_FAILPOINTS="jm.manifest.renamed=kill@2;op.file_written=raise:OSError(28)"`` arms two of
+``FLOWSNAP_FAILPOINTS="jm.manifest_renamed=kill@2;op.file_written=raise:OSError(28)"`` arms two of
 them. An entry is ``NAME=ACTION[@HIT][,worker=ID]``; it fires at the ``HIT``-th passage (1 by
-default), once. A worker started again after a death is told to disarm what killed it by
-``FLOWSNAP_FAILPOINTS_DISARMED``: the job manager starts replacements with no failpoints.
+default), once. A worker that replaces a dead one is started with no failpoints, or it would die
+of the same one for ever.
 
 Unarmed, ``failpoint(name)`` is one dictionary look-up in an empty dict.
 """

@@ -82,18 +82,6 @@ class Recovery:
         path.write_bytes(blob)
         self._code = CodeBlob(str(path), code_sha256(blob))
 
-    def is_nothing_left(self, graph: ExecutionGraph) -> bool:
-        """Whether the job has finished before, its output is committed, and no input is new."""
-        outcome = self._directory.outcome()
-        if outcome is None or outcome.state != "finished" or outcome.run_id != self.run_id:
-            return False
-        if self._restored is None:
-            return False
-        if self._restored.checkpoint_id != max(self._directory.checkpoints(), default=None):
-            return False
-        assignments = self._assign(graph)
-        return all(split.is_finished for task in assignments for split in task.splits)
-
     @property
     def restored_from(self) -> CheckpointId | None:
         """The checkpoint that the next attempt begins from."""

@@ -182,6 +182,19 @@ class JobStore:
             )
         self._manifests[manifest.checkpoint_id] = manifest
 
+    def secure(self, checkpoint_id: CheckpointId) -> None:
+        """Make a complete checkpoint durable, whoever wrote it: call it before it is relied upon.
+
+        Its writer may have died, or had no answer, between the name and the sync of the directory.
+        What is committed for it now must not be forgotten when the power fails.
+
+        Raises:
+            StorageError: it is not known to be durable.
+        """
+        self._check_writable()
+        path = retention.manifest_path(checkpoint_id)
+        put_surely(self._store, path, self._store.get(path))
+
     # --- complete checkpoints --------------------------------------------------------------------
 
     def checkpoints(self) -> list[CheckpointId]:
@@ -263,6 +276,23 @@ class JobStore:
             self._store.delete(deleted[-1])
             pass_failpoint("jm.subsumed_deleted")
         return deleted + list(self._collect(pending))
+
+    def go_back(self, checkpoint_id: CheckpointId) -> list[str]:
+        """Give up every checkpoint after this one, durably; return what was deleted.
+
+        Call it before the output of those is removed: one that were taken for the newest at the
+        next start would rely on that output.
+
+        Raises:
+            StorageError: as ``retire``.
+        """
+        self._check_writable()
+        deleted = []
+        for later in [id_ for id_ in self.checkpoints() if id_ > checkpoint_id]:
+            self._manifests.pop(later, None)
+            deleted.append(retention.manifest_path(later))
+            self._store.delete(deleted[-1])
+        return deleted
 
     def clean_leftovers(self) -> list[str]:
         """Delete what earlier lives have left behind; call it before anything is pending.

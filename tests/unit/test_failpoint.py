@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import flowsnap
-from flowsnap import failpoint as module
 from flowsnap.errors import ConfigError
 from flowsnap.failpoint import POINTS, VARIABLE, arm, arm_from_environment, failpoint
 
@@ -85,7 +85,7 @@ def test_raise_raises_an_os_error_with_a_number(text: str, number: int) -> None:
 
 def test_delay_waits_for_so_many_ms(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(module.time, "sleep", waited.append)
+    monkeypatch.setattr("time.sleep", waited.append)
     arm("src.read=delay:250;jm.ack=delay")
 
     failpoint("src.read")
@@ -113,15 +113,15 @@ def test_a_process_dies_as_it_is_told(text: str, code: int) -> None:
 
 def test_stop_stops_the_process_and_hang_never_returns(monkeypatch: pytest.MonkeyPatch) -> None:
     signals: list[int] = []
-    monkeypatch.setattr(module.os, "kill", lambda pid, number: signals.append(number))
+    monkeypatch.setattr("os.kill", lambda pid, number: signals.append(number))
     arm("src.read=stop")
     failpoint("src.read")
-    assert signals == [module.signal.SIGSTOP]
+    assert signals == [signal.SIGSTOP]
 
     class Woken(Exception):
         pass
 
-    monkeypatch.setattr(module.time, "sleep", lambda _: (_ for _ in ()).throw(Woken))
+    monkeypatch.setattr("time.sleep", lambda _: (_ for _ in ()).throw(Woken))
     arm("src.read=hang")
     with pytest.raises(Woken):
         failpoint("src.read")
@@ -167,7 +167,7 @@ def passed_in_the_source() -> set[str]:
 
 
 def passed_in(tree: ast.Module) -> set[str]:
-    found = set()
+    found: set[object] = set()
     for node in ast.walk(tree):
         match node:
             case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=str(point))]):

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from flowsnap.core.key import decode_key, decode_prefix, encode_key, key_group
+from flowsnap.core.key import decode_key, decode_prefix, encode_key, encode_keys, key_group
 from flowsnap.errors import StateError
 
 
@@ -245,3 +245,16 @@ def test_key_groups_do_not_depend_on_the_hash_seed_of_the_process() -> None:
         for seed in ("0", "1", "12345")
     }
     assert len(answers) == 1
+
+
+def test_many_keys_at_once_keep_the_golden_bytes() -> None:
+    for type_ in {type(key) for key, _, _ in GOLDEN}:
+        alike = [(key, encoded) for key, encoded, _ in GOLDEN if type(key) is type_]
+        keys, expected = [key for key, _ in alike], [encoded for _, encoded in alike]
+        assert [data.hex() for data in encode_keys(keys)] == expected
+
+
+@pytest.mark.parametrize("key", ["\ud800", float("nan"), object(), ("a", "\ud800"), [1]], ids=ascii)
+def test_one_bad_key_among_many_is_refused_as_it_is_alone(key: Any) -> None:
+    with pytest.raises(StateError, match="is not a"):
+        encode_keys([key, key])

@@ -103,6 +103,7 @@ class Rig:
     def poll(self) -> Rig:
         """Take what asynchronous operators have ready."""
         self._take(self.chain.poll())
+        self._take(self.chain.generated())
         return self
 
     def end(self) -> Rig:

@@ -105,15 +105,18 @@ def test_the_last_output_of_each_operator_passes_those_behind_it() -> None:
     assert [batch.values for batch in both.end_input()] == [[1]]
 
 
+@pytest.mark.parametrize("timestamps", [None, [1, 2, 3, 4]], ids=["untimed", "timed"])
 @pytest.mark.parametrize("position", [0, 1, 2])
-def test_the_operator_and_the_record_that_failed_are_named(position: int) -> None:
+def test_the_operator_and_the_record_that_failed_are_named(
+    position: int, timestamps: list[int] | None
+) -> None:
     def explode(value: int) -> int:
         return 1 // (value - 7)
 
     steps: list[Operator] = [Map(lambda n: n) for _ in range(3)]
     steps[position] = Map(explode)
     with pytest.raises(OperatorError, match=r"record 3 of a batch of 4") as caught:
-        chain(*steps).process(Batch([5, 6, 7, 8]))
+        chain(*steps).process(Batch([5, 6, 7, 8], timestamps))
 
     assert caught.value.operator == f"op-{position}"
     assert caught.value.subtask == 3
@@ -133,7 +136,7 @@ def test_our_own_errors_pass_unchanged() -> None:
         def lazy(self, values: Iterable[Any]) -> Iterable[Any]:
             raise ConfigError("no")
 
-    with pytest.raises(ConfigError, match="^no$"):
+    with pytest.raises(ConfigError, match=r"^no$"):
         chain(Refusing()).process(Batch([1]))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flowsnap.core.element import Barrier, Batch
+from flowsnap.core.element import Barrier, Batch, Element
 from flowsnap.core.ids import ChannelId, CheckpointId, OperatorId
 from flowsnap.core.manifest import SplitPosition
 from flowsnap.core.operator import Split, SplitReader
@@ -71,7 +71,7 @@ def test_a_batch_beyond_the_credit_is_refused() -> None:
 def test_a_barrier_takes_no_credit_and_keeps_its_place() -> None:
     made, _ = channel(2)
     made.replenish()
-    elements = [Batch([1]), Barrier(CheckpointId(1)), Batch([2])]
+    elements: list[Element] = [Batch([1]), Barrier(CheckpointId(1)), Batch([2])]
 
     for element in elements:
         made.receive(element)
@@ -180,14 +180,18 @@ class Failing(ListSource):
         raise ValueError("no such line")
 
 
+def use(source: SourceInput) -> None:
+    source.read(0)
+    source.progress()
+    source.positions()
+
+
 @pytest.mark.parametrize("where", ["read", "wait_ms", "position", "progress"])
 def test_what_a_reader_raises_names_the_operator_and_the_subtask(where: str) -> None:
     source = reading(Failing(where))
 
     with pytest.raises(OperatorError, match="operator 'lists', subtask 2: ValueError") as caught:
-        source.read(0)
-        source.progress()
-        source.positions()
+        use(source)
 
     assert isinstance(caught.value.__cause__, ValueError)
 

@@ -40,7 +40,7 @@ def channels(wire: Wire, count: int, credits: int = 8) -> list[OutputChannel]:
 def router(
     kind: Partitioning,
     outputs: list[OutputChannel],
-    group: Callable[[Any], int] = lambda key: int(key),
+    group: Callable[[Any], int] = int,
     subtask: int = 0,
 ) -> Router:
     return make_router(kind, outputs, subtask, key_group_of=group, max_parallelism=128)

@@ -161,6 +161,31 @@ def test_after_a_restore_by_id_a_new_checkpoint_is_newer_than_all(lives: Lives) 
     assert lives.begin().restored_from == THREE
 
 
+def test_going_back_gives_up_what_came_after_for_its_output_is_removed(lives: Lives) -> None:
+    first = lives.begin()
+    attempt(first)
+    for number in (1, 2, 3):
+        complete(first, number, 1, None)
+
+    lives.begin(restore=2)
+
+    again = lives.begin()
+    assert again.restored_from == TWO
+    assert attempt(again).next_checkpoint_id == 4
+
+
+def test_a_pipeline_that_is_refused_gives_up_no_checkpoint(lives: Lives) -> None:
+    first = lives.begin()
+    attempt(first)
+    complete(first, 1, 1, None)
+    complete(first, 2, 1, None)
+
+    with pytest.raises(StateIncompatible):
+        lives.begin(restore=1, graph=changed(words(), LINES, name="rows"))
+
+    assert lives.begin().restored_from == TWO
+
+
 def test_a_checkpoint_that_does_not_exist_is_refused_with_those_that_do(lives: Lives) -> None:
     first = lives.begin()
     attempt(first)
@@ -262,7 +287,7 @@ def test_a_pipeline_that_does_not_fit_its_checkpoint_is_refused(lives: Lives) ->
     attempt(first)
     complete(first, 1, 1, None)
 
-    with pytest.raises(StateIncompatible, match="'lines'.*the pipeline has 'rows'"):
+    with pytest.raises(StateIncompatible, match=r"'lines'.*the pipeline has 'rows'"):
         lives.begin(graph=changed(words(), LINES, name="rows"))
 
 
@@ -275,27 +300,6 @@ def test_a_refused_submission_has_told_no_sink(lives: Lives) -> None:
         lives.begin(restore=9)
 
     assert len(lives.sink.submissions) == 1
-
-
-@pytest.mark.parametrize(
-    ("state", "positions", "is_left"),
-    [("finished", (2, 2), False), ("finished", (2, 1), True), ("stopped", (2, 2), True)],
-)
-def test_nothing_is_left_only_of_a_finished_job_without_new_input(
-    lives: Lives, state: str, positions: tuple[int, int], is_left: bool
-) -> None:
-    first = lives.begin()
-    attempt(first)
-    complete(first, 1, *positions)
-    first.record_outcome(state, "")
-
-    again = lives.begin()
-
-    assert again.is_nothing_left(build_execution_graph(words(), 0)) is not is_left
-
-
-def test_a_job_that_is_new_has_something_left_to_do(lives: Lives) -> None:
-    assert not lives.begin().is_nothing_left(build_execution_graph(words(), 0))
 
 
 def test_the_code_is_published_with_its_hash(lives: Lives) -> None:
