@@ -7,13 +7,15 @@ RUN := $(VENV)/bin/python
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow check bench
+.PHONY: help demo test test-slow check sim bench model
 
 help:
 	@echo "make demo       count words on two workers, kill one of them, watch it recover"
 	@echo "make test       the tests that take seconds            (ARGS=... goes to pytest)"
 	@echo "make test-slow  many seeds, real processes, kill -9    (ARGS=... goes to pytest)"
 	@echo "make check      format, lint, types"
+	@echo "make sim        the engine in seeded worlds of faults   (ARGS=... as in ARGS=--seeds=2000)"
+	@echo "make model      the protocol's models, by spin          (ARGS=... as in ARGS=feedback)"
 	@echo "make bench      the benchmarks                         (ARGS=... as in ARGS=--quick)"
 
 demo: $(READY)
@@ -30,6 +32,12 @@ check: $(READY)
 	@echo "ruff check" && $(RUN) -m ruff check --quiet .
 	@echo "mypy" && $(RUN) -m mypy --no-error-summary
 	@echo "all is well"
+
+sim: $(READY)
+	@$(RUN) -m flowsnap.testing.simulate $(ARGS)
+
+model: $(READY)
+	@$(RUN) -m models.check $(ARGS)
 
 bench: $(READY)
 	@$(RUN) -m benchmarks $(ARGS)
