@@ -64,7 +64,7 @@ def run(quick: bool) -> list[Row]:
     ]
 
 
-def engine(keys: int, records: int, **settings: str) -> Measured:
+def engine(keys: int, records: int, *, checkpoint_interval: str) -> Measured:
     """Run the job and return what it took."""
     pipeline = Pipeline("checkpoint")
     (
@@ -73,12 +73,14 @@ def engine(keys: int, records: int, **settings: str) -> Measured:
         .sum(lambda record: record[1], name="sums")
         .sink(Discard(), name="out")
     )
-    return measured_run(pipeline, workers=0, checkpoints_retained=1_000, **settings)
+    return measured_run(
+        pipeline, workers=0, checkpoints_retained=1_000, checkpoint_interval=checkpoint_interval
+    )
 
 
-def rate(keys: int, records: int, **settings: str) -> float:
+def rate(keys: int, records: int, *, checkpoint_interval: str) -> float:
     """Return the records per second of a run."""
-    return records / engine(keys, records, **settings).running_s
+    return records / engine(keys, records, checkpoint_interval=checkpoint_interval).running_s
 
 
 def _after_loading(manifests: list[CheckpointManifest], keys: int) -> list[CheckpointManifest]:

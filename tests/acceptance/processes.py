@@ -59,7 +59,8 @@ class Run:
 
 def children(pid: int) -> list[int]:
     """Return the worker processes of a job manager."""
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True)
+    command = ["ps", "-eo", "pid,ppid,args"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
     rows = [line.split(None, 2) for line in listed.stdout.splitlines()[1:]]
     return [int(row[0]) for row in rows if row[1] == str(pid) and "worker_process" in row[2]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ def finish(run: Run) -> str:
     assert code == 0, text
     jobs.assert_exactly_once(run.output, COUNT)
     return text
+
+
+def can_be_killed(run: Run, checkpoints: int) -> bool:
+    if run.process.poll() is not None:
+        return True  # It has ended before it could be.
+    return len(run.workers()) == 2 and len(run.checkpoints()) >= checkpoints
 
 
 def rerun_until_done(directory: Path) -> str:
@@ -138,11 +145,7 @@ def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path, seed: i
     run = Run(tmp_path, "--workers", "2")
     for _ in range(3):
         wanted = len(run.checkpoints()) + chance.choice([0, 1, 1])
-        until(
-            lambda wanted=wanted: run.process.poll() is not None
-            or (len(run.workers()) == 2 and len(run.checkpoints()) >= min(wanted, 3)),
-            "the next victim",
-        )
+        until(partial(can_be_killed, run, min(wanted, 3)), "the next victim")
         victims = [*run.workers(), run.process.pid]
         target = chance.choice([victims[:1], victims[1:2], victims[-1:], victims])
         for pid in filter(lambda pid: not is_gone(pid), target):
