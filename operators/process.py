@@ -1,23 +1,20 @@
-"""``process``: the user's own code, record by record, with state of the record's key."""
+"""``process``: the user's own code, record by record, with state and timers of the record's key."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
-from itertools import chain, repeat
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
 from flowsnap.core.element import Batch
-from flowsnap.core.operator import Operator, OperatorContext
 from flowsnap.errors import ConfigError
+from flowsnap.operators.process_context import ProcessContext
+from flowsnap.operators.user_step import TimedCode, UserCode, UserStep
 
 V = TypeVar("V")
 R = TypeVar("R")
 
-_ONE_VALUE = frozenset({str, bytes, dict})
 
-
-class KeyedProcess(Generic[V, R]):
+class KeyedProcess(TimedCode, Generic[V, R]):
     """A step of the user's own, for records of type ``V`` and outputs of type ``R``.
 
     An instance is a template: every subtask works on a shallow copy, made before ``open``. So
@@ -29,73 +26,70 @@ class KeyedProcess(Generic[V, R]):
 
             def process(self, payment, context):
                 self.total.update(self.total.value() + payment.amount)
+                context.register_event_timer(payment.day_end_ms)
+
+            def on_timer(self, timestamp, context):
                 yield context.key, self.total.value()
     """
 
-    def open(self, context: OperatorContext) -> None:
-        """Ask ``context`` for the states; called once, before all else."""
-
-    def process(self, value: V, context: OperatorContext) -> Iterable[R] | None:
+    def process(self, value: V, context: ProcessContext) -> Iterable[R] | None:
         """Take one record and return its outputs, or yield them.
 
         ``context.key`` is the key of the record, and every state is that of this key.
         """
         raise NotImplementedError(f"{type(self).__name__}.process")
 
-    def close(self) -> None:
-        """Release what ``open`` took; called once, also after a failure."""
+
+class ProcessFunction(UserCode, Generic[V, R]):
+    """A step of the user's own without a key: any number of outputs, side outputs too.
+
+    An instance is a template, as that of a ``KeyedProcess``. It has neither keyed state nor timers;
+    what it keeps over a restart stands in ``context.operator_state(name)``.
+    """
+
+    def process(self, value: V, context: ProcessContext) -> Iterable[R] | None:
+        """Take one record and return its outputs, or yield them."""
+        raise NotImplementedError(f"{type(self).__name__}.process")
 
 
-class Process(Operator):
-    """Runs a ``KeyedProcess``; the outputs have the event time of their record."""
+class Process(UserStep):
+    """Runs a ``KeyedProcess``; the outputs have the event time of their record or timer."""
 
-    def __init__(self, template: KeyedProcess[Any, Any] | type[KeyedProcess[Any, Any]]) -> None:
-        if isinstance(template, type) and issubclass(template, KeyedProcess):
-            template = template()
-        if not isinstance(template, KeyedProcess):
-            raise ConfigError(f"process: {template!r} is not a KeyedProcess").hint(
-                "subclass flowsnap.KeyedProcess, and pass the class or an instance"
-            )
-        self.template = template
-        self._user: KeyedProcess[Any, Any] | None = None
-
-    def open(self, context: OperatorContext) -> None:
-        self._context = context
-        user = copy.copy(self.template)
-        self._user = user
-        user.open(context)
+    base = KeyedProcess
 
     def process(self, batch: Batch) -> Batch:
         assert batch.keys is not None, "a keyed operator was given a batch without keys"
-        assert self._user is not None, "process before open"
-        process, context = self._user.process, self._context
-        outputs: list[Any] = []
-        lengths: list[int] = []
-        self.cursor = iter(batch.values)
-        for key, value in zip(batch.keys, self.cursor, strict=True):
-            context.key = key
-            result = process(value, context)
-            if result is not None:
-                if result.__class__ in _ONE_VALUE:
-                    raise _not_outputs(result)
-                outputs += result
-            lengths.append(len(outputs))
-        return Batch(outputs, _times(batch.timestamps, lengths))
-
-    def close(self) -> None:
-        if self._user is not None:
-            self._user.close()
+        return self._each(self._user.process, batch)
 
 
-def _times(timestamps: list[int] | None, lengths: list[int]) -> list[int] | None:
-    """Return a time for each output; ``lengths`` says how many there were after each record."""
-    if timestamps is None:
-        return None
-    counts = map(int.__sub__, lengths, chain((0,), lengths))
-    return list(chain.from_iterable(map(repeat, timestamps, counts)))
+class ProcessEach(UserStep):
+    """Runs a ``ProcessFunction``, or a function of a record and the context."""
+
+    base = ProcessFunction
+
+    def __init__(
+        self,
+        template: ProcessFunction[Any, Any]
+        | type[ProcessFunction[Any, Any]]
+        | Callable[[Any, ProcessContext], Iterable[Any] | None],
+    ) -> None:
+        if isinstance(template, KeyedProcess) or (
+            isinstance(template, type) and issubclass(template, KeyedProcess)
+        ):
+            raise ConfigError(f"process: {template!r} needs a key").hint("write key_by before it")
+        if callable(template) and not isinstance(template, type | ProcessFunction):
+            template = _Function(template)
+        super().__init__(template, is_keyed=False)
+
+    def process(self, batch: Batch) -> Batch:
+        return self._each(self._user.process, batch)
 
 
-def _not_outputs(result: object) -> TypeError:
-    error = TypeError(f"process returned a {type(result).__name__}, not an iterable of outputs")
-    error.add_note("yield every output, or return them in a list")
-    return error
+class _Function(ProcessFunction[Any, Any]):
+    """A plain function in the place of a class."""
+
+    def __init__(self, fn: Callable[[Any, ProcessContext], Iterable[Any] | None]) -> None:
+        self.fn = fn
+
+    def process(self, value: Any, context: ProcessContext) -> Iterable[Any] | None:
+        return self.fn(value, context)

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
 from flowsnap.api.drawing import NAME_LENGTH_MAX, Input, Request, check_name
+from flowsnap.api.joined import Joins
+from flowsnap.api.steps import KeyedSteps
 from flowsnap.api.stream import Steps, Stream, check_function
+from flowsnap.api.timed import TimedKeyedSteps
+from flowsnap.api.windowed import KeyedWindows
 from flowsnap.core.graph import Partitioning
 from flowsnap.core.operator import Operator
 from flowsnap.operators.aggregate import Count, Fold, Max, Min, Sum
@@ -24,7 +28,14 @@ Field = str | int | tuple[Any, ...]
 _COMBINE = ".combine"
 
 
-class KeyedStream(Steps[V], Generic[K, V]):
+class KeyedStream(
+    Steps[V],
+    KeyedSteps[K, V],
+    TimedKeyedSteps[V],
+    Joins[K, V],
+    KeyedWindows[K, V],
+    Generic[K, V],
+):
     """Records of type ``V`` with a key of type ``K``; made by ``Stream.key_by``.
 
     ``emit`` says when an aggregate puts out the value of a key: ``"each"``: for each record;

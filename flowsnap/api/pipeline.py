@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from flowsnap.api.drawing import Drawing, Input, Request, check_name, check_parallelism
 from flowsnap.api.settings import job_config
 from flowsnap.api.stream import Stream
+from flowsnap.api.timed import timed_source
 from flowsnap.config import Duration
+from flowsnap.core.event_time import EventTime, Strategy
 from flowsnap.core.graph import OperatorKind, validate
 from flowsnap.core.operator import Source
 from flowsnap.errors import ConfigError
@@ -53,13 +55,24 @@ class Pipeline:
         """Modules that a worker cannot import, beside the script: their code travels by value."""
 
     def source(
-        self, source: Source, *, name: str | None = None, parallelism: int | None = None
+        self,
+        source: Source,
+        *,
+        watermark: EventTime | Strategy | None = None,
+        name: str | None = None,
+        parallelism: int | None = None,
     ) -> Stream[Any]:
-        """Return the stream of the records that ``source`` reads."""
+        """Return the stream of the records that ``source`` reads.
+
+        ``watermark``: how each of its splits tells event time, by itself:
+        ``bounded("5s", timestamp="at")``.
+        """
         if not isinstance(source, Source):
             raise ConfigError(f"source: {source!r} is not a source").hint(
                 "for values in memory, use pipeline.from_iterable(values)"
             )
+        if watermark is not None:
+            source = timed_source(source, watermark)
         request = Request(source, (), name, parallelism, OperatorKind.SOURCE)
         return Stream(self._drawing, (Input(self._drawing.add(request)),))
 

@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from flowsnap.api.drawing import Drawing, Input, Request
+from flowsnap.api.joined import Lookups
+from flowsnap.api.steps import FunctionSteps, PlainSteps
+from flowsnap.api.timed import TimedSteps
+from flowsnap.api.windowed import Windows
 from flowsnap.core.graph import OperatorKind, Partitioning
 from flowsnap.core.operator import Operator, Sink
 from flowsnap.errors import ConfigError
@@ -23,7 +27,7 @@ U = TypeVar("U")
 K = TypeVar("K")
 
 
-class Steps(Generic[T]):
+class Steps(FunctionSteps[T], Lookups[T], Generic[T]):
     """The steps that plain and keyed streams have in common; each returns a new, plain stream.
 
     ``name`` is the identity of a step, and of its state: it is found again by its name after a
@@ -61,7 +65,7 @@ class Steps(Generic[T]):
         return Stream(self._drawing, (Input(self._drawing.add(request)),))
 
 
-class Stream(Steps[T]):
+class Stream(Steps[T], PlainSteps[T], TimedSteps[T], Windows[T]):
     """Records of type ``T``; made by ``Pipeline.source`` and by the steps of other streams."""
 
     @overload
@@ -117,8 +121,8 @@ class Stream(Steps[T]):
             if other._drawing is not self._drawing:
                 raise ConfigError("union: the streams belong to different pipelines")
             inputs += other._inputs
-        names = [above.step.name for above in inputs]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        outputs = [(above.step.name, above.tag) for above in inputs]
+        twice = sorted({name for name, tag in outputs if outputs.count((name, tag)) > 1})
         if twice:
             raise ConfigError(f"union: the output of {twice[0]!r} would come in twice").hint(
                 "to have every record twice, use flat_map"
@@ -127,7 +131,9 @@ class Stream(Steps[T]):
 
     def rebalance(self) -> Stream[T]:
         """Have the next step's subtasks take the batches in turn, whoever made them."""
-        inputs = tuple(Input(above.step, Partitioning.REBALANCE) for above in self._inputs)
+        inputs = tuple(
+            above._replace(partitioning=Partitioning.REBALANCE) for above in self._inputs
+        )
         return Stream(self._drawing, inputs)
 
     def sink(self, sink: Sink, *, name: str | None = None, parallelism: int | None = None) -> None:

@@ -104,7 +104,8 @@ class Collect(Sink):
         self._parts.recover(committables)
 
     def close(self) -> None:
-        self._parts.close()
+        if hasattr(self, "_parts"):  # Not where an operator before it has failed to open.
+            self._parts.close()
 
     def _load(self) -> None:
         if self._submission is None:

@@ -155,7 +155,8 @@ class JsonLinesFiles(LineFiles, Sink):
         self._parts.recover(committables)
 
     def close(self) -> None:
-        self._parts.close()
+        if hasattr(self, "_parts"):  # Not where an operator before it has failed to open.
+            self._parts.close()
 
     def _start_over(self, directory: str, submission: Submission) -> None:
         remove_uncommitted(directory, submission.former_run_ids)

@@ -110,7 +110,7 @@ class Builder:
             is_ended=assignment.is_ended,
             linger_ms=self._deploy.config.batch_linger_ms,
             side_routers=self._side_routers(task, deliver),
-            watermark_ms=_restored_ms(assignment),
+            watermark_ms=_restored_ms(assignment, chain_spec),
             wall_ms=self._clock.wall_ms,
         )
         runner = TaskRunner(parts, events)
@@ -166,8 +166,7 @@ class Builder:
             task.subtask,
             assignment.splits,
             SOURCE_BATCH_RECORDS,
-            # Elsewhere the splits may have come from another subtask, which was not so far.
-            _restored_ms(assignment) if chain.parallelism == 1 else MIN_WATERMARK,
+            _restored_ms(assignment, chain),
         )
 
     def _open(
@@ -186,7 +185,7 @@ class Builder:
         for name in spec.operators:
             tables = state if state is not None and name in self._keyed else NoTables()
             contexts[name] = TaskContext(tables, name, place)
-        chain.open(contexts, _restored_ms(assignment))
+        chain.open(contexts, _restored_ms(assignment, spec))
         if state is not None:
             state.check_declared()
 
@@ -270,8 +269,10 @@ class Builder:
         return Aligner([channel.id for channel in inputs], mode=mode)
 
 
-def _restored_ms(assignment: TaskAssignment) -> int:
-    return MIN_WATERMARK if assignment.watermark_ms is None else assignment.watermark_ms
+def _restored_ms(assignment: TaskAssignment, chain: ChainSpec) -> int:
+    if assignment.watermark_ms is None or (assignment.splits and chain.parallelism > 1):
+        return MIN_WATERMARK  # The splits may have been another subtask's, which was not so far.
+    return assignment.watermark_ms
 
 
 def _directory_name(task: TaskId) -> str:

@@ -6,9 +6,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, assert_type
 
-from flowsnap import KeyedProcess, KeyedStream, Pipeline, Stream
+from flowsnap import (
+    BroadcastContext,
+    BroadcastProcess,
+    CoProcess,
+    KeyedProcess,
+    KeyedStream,
+    OutputTag,
+    Pipeline,
+    ProcessContext,
+    ProcessFunction,
+    Stream,
+    bounded,
+    split,
+)
+from flowsnap.api.windowed import WindowedStream
 from flowsnap.connectors import Collect, TextFiles
 from flowsnap.core.operator import OperatorContext
+from flowsnap.operators.window import Sum, Tumbling, Window, WindowResult
 from flowsnap.runtime.status import JobResult
 
 
@@ -80,9 +95,111 @@ def keyed_streams(keyed: KeyedStream[str, Payment]) -> None:
     assert_type(keyed.map(amount), Stream[float])
 
 
+LATE: OutputTag[Payment] = OutputTag("late")
+
+
+class Aside(ProcessFunction[Payment, str]):
+    def process(self, value: Payment, context: ProcessContext) -> Iterator[str]:
+        context.output(LATE, value)
+        yield value.user
+
+
+class Matched(CoProcess[Payment, str, float]):
+    def process_left(self, value: Payment, context: ProcessContext) -> list[float]:
+        return [value.amount]
+
+    def process_right(self, value: str, context: ProcessContext) -> None:
+        context.register_event_timer(5, value)
+
+    def on_timer(self, timestamp: int, context: ProcessContext) -> list[float]:
+        return [float(timestamp)]
+
+
+class Limited(BroadcastProcess[Payment, int, str]):
+    def process(self, value: Payment, context: BroadcastContext) -> list[str]:
+        return [value.user] if value.amount > context.broadcast["limit"] else []
+
+    def process_broadcast(self, value: int, context: BroadcastContext) -> None:
+        context.broadcast["limit"] = value
+
+
+def in_time(
+    job: Pipeline, payments: Stream[Payment], keyed: KeyedStream[str, Payment], words: Stream[str]
+) -> None:
+    assert_type(job.source(TextFiles("*"), watermark=bounded("5s", timestamp=1)), Stream[Any])
+    assert_type(payments.assign_timestamps("at", "5s"), Stream[Payment])
+    assert_type(payments.process(Aside), Stream[str])
+    assert_type(payments.process(Aside()).side_output(LATE), Stream[Payment])
+    assert_type(split(payments, amount), tuple[Stream[Payment], Stream[Payment]])
+    assert_type(payments.connect(words).process(Matched), Stream[float])
+    assert_type(keyed.connect(words.key_by()).process(Matched()), Stream[float])
+    limits = words.map(len).broadcast()
+    assert_type(payments.connect(limits).process(Limited), Stream[str])
+    assert_type(keyed.connect(limits).process(Limited), Stream[str])
+
+
+def sizes(key: str, window: Window, payments: list[Payment]) -> Iterator[tuple[str, int]]:
+    yield key, len(payments)
+
+
+def windows(payments: Stream[Payment], keyed: KeyedStream[str, Payment]) -> None:
+    minutes = assert_type(keyed.window(Tumbling("1m")), WindowedStream[str, Payment])
+    assert_type(minutes.count(), Stream[WindowResult[str, int]])
+    assert_type(minutes.reduce(larger), Stream[WindowResult[str, Payment]])
+    assert_type(minutes.aggregate(total=Sum("amount")), Stream[WindowResult[str, Any]])
+    assert_type(minutes.process(sizes), Stream[tuple[str, int]])
+    assert_type(payments.window_all(Tumbling("1m")), WindowedStream[None, Payment])
+    assert_type(WindowResult("ann", 0, 1, 2.5).value, float)
+
+
+async def scored(payment: Payment) -> float:
+    return payment.amount
+
+
+def running(total: float, payment: Payment) -> tuple[float, str]:
+    return total + payment.amount, payment.user
+
+
+def functions(payments: Stream[Payment], keyed: KeyedStream[str, Payment]) -> None:
+    assert_type(payments.async_map(scored, capacity=5, timeout="1s"), Stream[float])
+    assert_type(payments.rate_limit(5), Stream[Payment])
+    assert_type(payments.deduplicate("user", ttl="1h"), Stream[Payment])
+    assert_type(payments.map_batches(lambda batch: [len(batch)]), Stream[int])
+    assert_type(keyed.deduplicate(), Stream[Payment])
+    assert_type(keyed.stateful_map(running, 0.0), Stream[str])
+    assert_type(keyed.top_n(3, by="amount"), Stream[tuple[str, list[Payment]]])
+    assert_type(keyed.over({"n": "count"}, rows=3), Stream[tuple[Payment, dict[str, Any]]])
+    payments.async_map(parse)  # type: ignore[arg-type]
+    payments.async_map(scored, speed=5)  # type: ignore[call-arg]
+
+
+def of_order(order: int) -> str:
+    return str(order)
+
+
+def paid(payment: Payment, order: int) -> bool:
+    return payment.amount == order
+
+
+def joins(keyed: KeyedStream[str, Payment], orders: Stream[int]) -> None:
+    by_order = orders.key_by(of_order)
+    close = keyed.interval_join(by_order, lower="-1m", upper="1m")
+    assert_type(close.apply(paid), Stream[bool])
+    assert_type(close.pairs(), Stream[tuple[Payment, int]])
+    assert_type(keyed.join(by_order, how="left").pairs(), Stream[tuple[Payment, int | None]])
+    windowed = keyed.join(by_order, how="full", window=Tumbling("1m"))
+    assert_type(windowed.pairs(), Stream[tuple[Payment | None, int | None]])
+    assert_type(keyed.as_of_join(by_order).pairs(), Stream[tuple[Payment, int]])
+    grouped = keyed.co_group(by_order, window=Tumbling("1m"))
+    assert_type(grouped.apply(lambda key, lefts, rights: len(lefts)), Stream[int])
+    assert_type(keyed.lookup_join(dict.fromkeys).pairs(), Stream[tuple[Payment, Any]])
+
+
 def mistakes(job: Pipeline, keyed: KeyedStream[str, Payment]) -> None:
     job.from_iterable([1]).map(str.upper)  # type: ignore[arg-type]
     job.from_iterable(["a"]).union(job.from_iterable([1]))  # type: ignore[list-item]
+    keyed.window("1m")  # type: ignore[arg-type]
+    keyed.window(Tumbling("1m")).aggregate(n=Sum)  # type: ignore[arg-type]
     keyed.count(emit="sometimes")  # type: ignore[arg-type]
     keyed.key_by("user")  # type: ignore[attr-defined]
 

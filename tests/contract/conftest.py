@@ -1,0 +1,26 @@
+"""Both backends, for the contracts of keyed state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowsnap.state.backend import StateBackend
+from flowsnap.state.memory import MemoryBackend
+from tests.contract.lives import Lives
+
+
+@pytest.fixture(params=[StateBackend, MemoryBackend])
+def backend_class(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    class_: Callable[..., Any] = request.param
+    return class_
+
+
+@pytest.fixture
+def lives(backend_class: Callable[..., Any], tmp_path: Path) -> Iterator[Lives]:
+    made = Lives(backend_class, tmp_path / "one")
+    yield made
+    made.backend.close()

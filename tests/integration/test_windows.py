@@ -1,0 +1,175 @@
+"""Windows in whole pipelines: event time from its source, the shuffle, side outputs, a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowsnap import ConfigError, Pipeline, Stream
+from flowsnap.connectors import Collect
+from flowsnap.core.ids import OperatorId
+from flowsnap.operators import OutputTag
+from flowsnap.operators.window import (
+    ALL_TIME,
+    Count,
+    CountSliding,
+    CountTumbling,
+    First,
+    Global,
+    Session,
+    Sliding,
+    Sum,
+    Tumbling,
+    Window,
+    WindowResult,
+)
+
+Event = tuple[str, int, int]
+"""User, seconds, amount."""
+
+EVENTS: list[Event] = [("ann", 1, 5), ("bob", 2, 7), ("ann", 11, 1), ("ann", 9, 2), ("bob", 35, 1)]
+
+
+def timed(job: Pipeline, events: list[Event], out_of_orderness: str = "5s") -> Stream[Event]:
+    stream = job.from_iterable(events)
+    return stream.assign_timestamps(lambda event: event[1] * 1000, out_of_orderness, idle=None)
+
+
+def run(job: Pipeline, stream: Stream[Any]) -> list[Any]:
+    """Return what a stream puts out, in some order that is always the same."""
+    out = Collect()
+    stream.sink(out)
+    job.run(quiet=True)
+    return sorted(out.values, key=str)
+
+
+def result(user: Any, start: int, end: int, value: Any) -> WindowResult[Any, Any]:
+    return WindowResult(user, start * 1000, end * 1000, value)
+
+
+def test_several_aggregates_of_tumbling_windows() -> None:
+    job = Pipeline("windows")
+    windows = timed(job, EVENTS).key_by(0).window(Tumbling("10s"))
+
+    assert run(job, windows.aggregate(total=Sum(2), n=Count())) == [
+        result("ann", 0, 10, {"total": 7, "n": 2}),
+        result("ann", 10, 20, {"total": 1, "n": 1}),
+        result("bob", 0, 10, {"total": 7, "n": 1}),
+        result("bob", 30, 40, {"total": 1, "n": 1}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shortcut", "expected"), [("sum", 7), ("min", 2), ("max", 5), ("mean", 3.5)]
+)
+def test_the_usual_aggregates_have_shortcuts(shortcut: str, expected: float) -> None:
+    job = Pipeline("windows")
+    windows = timed(job, EVENTS).key_by(0).window(Tumbling("10s"))
+
+    assert run(job, getattr(windows, shortcut)(2))[0] == result("ann", 0, 10, expected)
+
+
+def test_a_window_can_be_reduced() -> None:
+    job = Pipeline("windows")
+    windows = timed(job, EVENTS).key_by(0).window(Sliding("20s", "10s"))
+
+    found = run(job, windows.reduce(max))
+
+    assert [one.value for one in found if one.key == "ann"] == [
+        ("ann", 9, 2),
+        ("ann", 11, 1),
+        ("ann", 11, 1),
+    ]
+
+
+def test_sessions_are_processed_with_all_their_records() -> None:
+    def spans(user: str, window: Window, events: list[Event]) -> Iterator[Any]:
+        yield user, window.start // 1000, [amount for _, _, amount in events]
+
+    job = Pipeline("windows")
+    windows = timed(job, EVENTS).key_by(0).window(Session("9s"))
+
+    assert run(job, windows.process(spans)) == [
+        ("ann", 1, [5, 1, 2]),
+        ("bob", 2, [7]),
+        ("bob", 35, [1]),
+    ]
+
+
+def test_late_records_come_out_beside() -> None:
+    job, late = Pipeline("windows"), Collect()
+    events: list[Event] = [*EVENTS, ("bob", 3, 100)]
+    tag = OutputTag[Event]("late")
+    counts = timed(job, events, "1s").rebalance().key_by(0).window(Tumbling("10s"), late=tag)
+    stream = counts.count()
+    stream.side_output(tag).sink(late)
+
+    found = run(job, stream)
+
+    assert len(late.values) + sum(one.value for one in found) == len(events)
+
+
+def test_windows_without_a_key_have_one_subtask() -> None:
+    job = Pipeline("windows")
+    windows = timed(job, EVENTS).window_all(Tumbling("1m"))
+
+    assert run(job, windows.sum(2, name="all")) == [result(None, 0, 60, 16)]
+    widths = {one.name: one.parallelism for one in job.definition(2).graph.operators}
+    assert widths[OperatorId("all")] == 1
+
+
+def test_count_windows_need_no_event_time() -> None:
+    job = Pipeline("windows")
+    users = job.from_iterable(EVENTS).key_by(0)
+
+    assert run(job, users.window(CountTumbling(2)).sum(2)) == [
+        WindowResult("ann", *ALL_TIME, 6),
+        WindowResult("bob", *ALL_TIME, 8),
+    ]
+
+
+def test_all_records_of_a_key_come_out_at_the_end() -> None:
+    job = Pipeline("windows")
+    users = job.from_iterable(EVENTS).key_by(0)
+
+    found = run(job, users.window(Global()).aggregate(first=First(1), n=Count()))
+
+    assert [(one.key, one.first, one.n) for one in found] == [("ann", 1, 3), ("bob", 2, 2)]
+
+
+@pytest.mark.parametrize("combined", [True, False])
+def test_two_workers_put_out_what_one_does(tmp_path: Path, combined: bool) -> None:
+    events = [(f"user-{n % 97}", n // 50, n % 11) for n in range(6_000)]
+    job, out = Pipeline("windows"), Collect()
+    late = None if combined else "late"
+    windows = timed(job, events, "1s").key_by(0).window(Sliding("20s", "10s"), late=late)
+    windows.aggregate(total=Sum(2), n=Count()).sink(out)
+
+    job.start(workers=2, state_dir=tmp_path, checkpoint_interval="200ms").wait(60)
+
+    totals: dict[Any, list[int]] = {}
+    for user, at, amount in events:
+        for window in Sliding("20s", "10s").windows(at * 1000, None):
+            totals.setdefault((user, *window), []).append(amount)
+    found = {(one.key, one.start, one.end): one.value for one in out.values}
+    assert len(out.values) == len(found)
+    assert found == {w: {"total": sum(a), "n": len(a)} for w, a in totals.items()}
+
+
+def test_mistakes_are_named_before_anything_runs() -> None:
+    job = Pipeline("windows")
+    keyed = job.from_iterable(EVENTS).key_by(0)
+
+    with pytest.raises(ConfigError, match="no record is late"):
+        keyed.window(CountSliding(5, 1), allowed_lateness="1s")
+    with pytest.raises(ConfigError, match="allowed_lateness"):
+        keyed.window(Tumbling("1s"), allowed_lateness="soon")
+    with pytest.raises(ConfigError, match="not a name for a side output"):
+        keyed.window(Tumbling("1s"), late="a/b")
+    with pytest.raises(ConfigError, match="has one subtask"):
+        job.from_iterable(EVENTS).window_all(Tumbling("1s")).count(parallelism=2)
+    with pytest.raises(ConfigError, match="not a function"):
+        keyed.window(Tumbling("1s")).reduce("max")  # type: ignore[arg-type]
