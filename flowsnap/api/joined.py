@@ -232,21 +232,34 @@ class Joins(Generic[K, L]):
 
     @overload
     def as_of_join(
-        self, right: KeyedStream[K, R], *, how: Literal["inner"] = "inner"
+        self,
+        right: KeyedStream[K, R],
+        *,
+        how: Literal["inner"] = "inner",
+        deleted: Callable[[R], object] | None = None,
     ) -> Joined[L, R]: ...
     @overload
     def as_of_join(
-        self, right: KeyedStream[K, R], *, how: Literal["left"]
+        self,
+        right: KeyedStream[K, R],
+        *,
+        how: Literal["left"],
+        deleted: Callable[[R], object] | None = None,
     ) -> Joined[L, R | None]: ...
     def as_of_join(
-        self, right: KeyedStream[K, R], *, how: Literal["inner", "left"] = "inner"
+        self,
+        right: KeyedStream[K, R],
+        *,
+        how: Literal["inner", "left"] = "inner",
+        deleted: Callable[[R], object] | None = None,
     ) -> Joined[Any, Any]:
         """Pair every record with the newest of ``right`` that is not newer than itself.
 
-        ``right`` holds versions of a row, each valid from its event time on; None: no row is.
+        ``right`` holds versions of a row, each valid from its event time on; one for which
+        ``deleted(version)`` is true says that there is no row from then on.
         """
         inputs = self._with(right, "as_of_join")
-        return Joined(self._drawing, inputs, lambda p: TemporalJoin(p, how), is_keyed=True)
+        return Joined(self._drawing, inputs, lambda p: TemporalJoin(p, how, deleted), is_keyed=True)
 
     def _with(self, right: KeyedStream[K, R], what: str) -> tuple[Input, ...]:
         """Return the inputs of a join with ``right``."""

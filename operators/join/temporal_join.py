@@ -1,7 +1,7 @@
 """As-of join: every left record meets the right row as it was at the record's event time.
 
 The right input is the history of a table: a record is the version of its key's row from its event
-time on, and None says that there is no row from then on. A left record waits until the watermark
+time on, or says that there is no row from then on. A left record waits until the watermark
 has reached its time, because until then the version that it must meet may still come. So the result
 depends on event times alone, and not on the order of arrival.
 
@@ -16,12 +16,13 @@ record at or before the watermark is late and does not meet whatever happens to 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import compress
 from typing import Any, Literal
 
 from flowsnap.core.element import Batch
 from flowsnap.core.operator import MISSING, KeyedTable, Operator, OperatorContext
+from flowsnap.errors import ConfigError
 from flowsnap.operators.join.pairing import (
     LATE,
     Pairing,
@@ -39,12 +40,21 @@ class TemporalJoin(Operator):
     out with None. Late left records go to the side output "late-left". Of two versions of one
     key and time the one that came last is valid. A version is never late, or one that came a
     moment after the watermark would be missing for ever; records that have left do not see it.
+    A version for which ``deleted(version)`` is true says that there is no row from its time on.
     """
 
-    def __init__(self, pairing: Pairing, how: Literal["inner", "left"] = "inner") -> None:
+    def __init__(
+        self,
+        pairing: Pairing,
+        how: Literal["inner", "left"] = "inner",
+        deleted: Callable[[Any], object] | None = None,
+    ) -> None:
         check_how(how, ("inner", "left"))
+        if deleted is not None and not callable(deleted):
+            raise ConfigError(f"as_of_join: deleted {deleted!r} is not a function")
         self.pairing = pairing
         self.how = how
+        self.deleted = deleted
 
     def open(self, context: OperatorContext) -> None:
         self._context = context
@@ -66,7 +76,7 @@ class TemporalJoin(Operator):
         if port == 0:
             touched = self._keep_waiting(batch.keys, times, batch.values)
         else:
-            touched = self._keep_versions(batch.keys, times, batch.values)
+            touched = self._keep_versions(batch.keys, times, batch)
         for key in touched:
             self._schedule(key)
         return Batch([])
@@ -93,10 +103,13 @@ class TemporalJoin(Operator):
             touched.add(key)
         return touched
 
-    def _keep_versions(self, keys: list[Any], times: list[int], values: list[Any]) -> set[Any]:
-        table = self._versions
-        for key, time, value in zip(keys, times, values, strict=True):
-            _timeline(table, key).insert(time, value)
+    def _keep_versions(self, keys: list[Any], times: list[int], batch: Batch) -> set[Any]:
+        table, deleted = self._versions, self.deleted
+        self.cursor = cursor = iter(batch.values)
+        rows = cursor if deleted is None else (None if deleted(row) else row for row in cursor)
+        for key, time, row in zip(keys, times, rows, strict=True):
+            _timeline(table, key).insert(time, row)
+        self.cursor = None
         return set(keys)
 
     def _release(self, rows: Rows, key: Any, watermark_ms: int) -> None:

@@ -170,6 +170,18 @@ def test_a_ttl_and_a_version_may_come_at_once(lives: Lives) -> None:
     assert list(lives.rows()) == []
 
 
+def test_a_value_written_over_an_older_one_expires_for_good(lives: Lives) -> None:
+    written(lives)
+    state = lives.states.value_state("v", version=2, migrate=to_two, ttl=TTL("1s"))
+    lives.states.key = "a"
+    state.update("new")
+
+    lives.sweep(5_000)
+
+    assert state.value() is None
+    assert list(lives.rows()) == []
+
+
 def test_parts_of_different_versions_are_merged(
     backend_class: Callable[..., Any], tmp_path: Path
 ) -> None:

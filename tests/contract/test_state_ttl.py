@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flowsnap.core.expiry import TTL
 from flowsnap.errors import ConfigError, StateIncompatible
-from tests.contract.lives import Lives
+from flowsnap.state.backend import StateBackend
+from tests.contract.lives import OPERATOR, Lives
 
 SECOND = TTL("1s")
 
@@ -151,7 +153,7 @@ def test_a_checkpoint_after_the_sweep_holds_none_of_what_expired(lives: Lives) -
 
     lives.restart()
 
-    assert list(lives.backend.rows(lives.backend.value_table("op", "v", "value+ttl"))) == []
+    assert list(lives.backend.rows(lives.backend.value_table(OPERATOR, "v", "value+ttl"))) == []
 
 
 def test_one_slice_of_a_sweep_is_bounded(lives: Lives) -> None:
@@ -183,7 +185,10 @@ def test_a_ttl_added_later_counts_from_the_restart_also_for_what_nobody_reads(li
     assert list(lives.rows()) == []
 
 
-def test_a_ttl_taken_away_keeps_what_had_not_expired_and_nothing_else(lives: Lives) -> None:
+@pytest.mark.parametrize("sweeps", [True, False])
+def test_a_ttl_taken_away_keeps_what_had_not_expired_and_nothing_else(
+    lives: Lives, sweeps: bool
+) -> None:
     state = lives.states.value_state("v", ttl=SECOND)
     for lives.now_ms, lives.states.key in ((0, "early"), (600, "late"), (0, "unread")):
         state.update("x")
@@ -192,12 +197,43 @@ def test_a_ttl_taken_away_keeps_what_had_not_expired_and_nothing_else(lives: Liv
 
     state = lives.states.value_state("v", default="gone")
     found = {}
-    lives.sweep(90_000)
+    if sweeps:
+        lives.sweep(90_000)
     for lives.states.key in ("early", "late"):
         found[lives.states.key] = state.value()
+    lives.sweep(90_000)
 
     assert found == {"early": "gone", "late": "x"}
     assert [row[0] for row in lives.rows()] == ["late"]
+
+
+def test_what_a_former_layout_left_is_gone_through_once(lives: Lives) -> None:
+    lives.states.value_state("v").update("old")
+    lives.restart()
+    lives.states.value_state("v", ttl=TTL("1h"))
+    read: list[Any] = []
+    rows = lives.backend.rows
+    lives.backend.rows = lambda table: read.append(table) or rows(table)
+
+    lives.sweep(1_800_000)
+
+    assert len(read) == 1 + len([table for table in read if table is read[1]]) >= 3
+
+
+def test_what_a_sweep_removes_is_spilled_when_it_takes_too_much_room(tmp_path: Path) -> None:
+    lives = Lives(StateBackend, tmp_path)
+    state = lives.states.value_state("v", ttl=SECOND)
+    for lives.states.key in range(100):
+        state.update(1)
+    lives.restart()
+    lives.states.value_state("v", ttl=SECOND)
+    lives.backend._young_bytes_max = 0
+
+    lives.sweep(2_500)
+
+    assert lives.backend.value_table(OPERATOR, "v", "value+ttl").young == {}
+    assert list(lives.rows()) == []
+    lives.backend.close()
 
 
 def test_the_same_state_with_and_without_a_ttl_in_one_operator_is_refused(lives: Lives) -> None:

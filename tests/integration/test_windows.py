@@ -26,6 +26,7 @@ from flowsnap.operators.window import (
     Window,
     WindowResult,
 )
+from flowsnap.operators.window.assigner import Assigner
 
 Event = tuple[str, int, int]
 """User, seconds, amount."""
@@ -157,6 +158,36 @@ def test_two_workers_put_out_what_one_does(tmp_path: Path, combined: bool) -> No
     found = {(one.key, one.start, one.end): one.value for one in out.values}
     assert len(out.values) == len(found)
     assert found == {w: {"total": sum(a), "n": len(a)} for w, a in totals.items()}
+
+
+class FailsOnce:
+    """Lets records pass, but for one on the first attempt: a job that goes on from a checkpoint."""
+
+    def __init__(self, flag: Path, at: Event) -> None:
+        self.flag = flag
+        self.at = at
+
+    def __call__(self, event: Event) -> Event:
+        if event == self.at and not self.flag.exists():
+            self.flag.touch()
+            raise RuntimeError("the first attempt ends here")
+        return event
+
+
+@pytest.mark.parametrize("assigner", [Sliding("20s", "10s"), Session("2s"), Tumbling("5s")])
+def test_windows_go_on_from_a_checkpoint(tmp_path: Path, assigner: Assigner) -> None:
+    events = [(f"user-{n % 97}", n // 400 + n % 3, n % 11) for n in range(40_000)]
+    whole, broken = Pipeline("whole"), Pipeline("broken")
+    fails = FailsOnce(tmp_path / "flag", events[30_000])
+    stream = timed(whole, events).key_by(0).window(assigner).aggregate(total=Sum(2), n=Count())
+    again = timed(broken, events).map(fails).key_by(0).window(assigner)
+
+    out = Collect()
+    again.aggregate(total=Sum(2), n=Count()).sink(out)
+    broken.run(quiet=True, checkpoint_interval="20ms", state_dir=tmp_path / "state")
+
+    assert fails.flag.exists()
+    assert sorted(out.values, key=str) == run(whole, stream)
 
 
 def test_mistakes_are_named_before_anything_runs() -> None:

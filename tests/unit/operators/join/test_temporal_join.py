@@ -59,8 +59,9 @@ def test_a_record_before_the_first_version_meets_none(how: str, expected: list[A
     assert rig.watermark(7).values == expected
 
 
-def test_a_version_that_is_none_says_that_there_is_no_row_any_more() -> None:
-    rig = versions(rig_of("left"), 10, 20, values=["v10", None])
+def test_a_version_may_say_that_there_is_no_row_any_more() -> None:
+    rig = Rig(TemporalJoin(Pairing(), "left", "gone".__eq__))
+    versions(rig, 10, 20, values=["v10", "gone"])
 
     assert left(rig, 15, 25).watermark(30).values == [("l15", "v10"), ("l25", None)]
     assert kept(rig, "versions") == []
@@ -117,6 +118,11 @@ def test_the_end_of_input_lets_everything_out() -> None:
 def test_records_without_event_time_are_refused(port: int, side: str) -> None:
     with pytest.raises(ConfigError, match=f"as_of_join: the records of the {side} input"):
         rig_of().push(["x"], None, ["k"], port=port)
+
+
+def test_what_says_that_a_row_is_deleted_must_be_a_function() -> None:
+    with pytest.raises(ConfigError, match="as_of_join: deleted 'gone' is not a function"):
+        TemporalJoin(Pairing(), deleted="gone")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("how", ["right", "full", None])

@@ -86,16 +86,6 @@ def test_nothing_is_left_when_all_windows_are_over() -> None:
     assert list(rig.restored().contexts["op-0"].table("windows").items()) == []  # type: ignore[index]
 
 
-def test_rows_leave_before_event_time_passes_the_end_of_their_window() -> None:
-    rig = Rig(CombineWindows(Tumbling("10ms"), TOTALS))
-
-    push(rig, 1, 2, 12).watermark(8)
-    assert rig.values == []
-    assert rig.watermark(9).values == [(0, 3, 2)]
-    assert push(rig, 5).values[1:] == [(0, 5, 1)]
-    assert rig.restored().values[2:] == [(10, 12, 1)]
-
-
 def test_rows_leave_in_pages_when_there_are_too_many() -> None:
     count = PAGE_RECORDS + 5
     rig = Rig(CombineWindows(Tumbling("10ms"), TOTALS, keys_max=10))

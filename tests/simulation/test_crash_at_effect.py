@@ -1,0 +1,40 @@
+"""A crash before and after each effect of one small job: every run ends exactly-once."""
+
+from __future__ import annotations
+
+import pytest
+
+from flowsnap.testing.simulate import command, run_seed
+from flowsnap.testing.sweep import crashes, sweep
+
+SEED = 263  # two workers, a fan, a keyed step of two subtasks, checkpoints that share files
+STRIDE = 23
+
+
+def failures(*, stride: int, first: int = 0) -> list[str]:
+    found = sweep(SEED, stride=stride, first=first)
+    return [f"{one.violation}\nreplay: {command(one)}" for one in found if one.violation]
+
+
+def test_the_job_of_the_sweep_is_worth_it() -> None:
+    outcome = run_seed(SEED, [])
+
+    assert 100 < outcome.effects < 500
+    assert outcome.situations["checkpoint with reused files"] > 0
+
+
+def test_a_sweep_strikes_each_process_before_and_after_each_effect() -> None:
+    effects = run_seed(SEED, []).effects
+
+    assert len(set(crashes(SEED))) == effects * 4 * 2
+
+
+def test_a_crash_at_a_sample_of_the_effects_loses_and_doubles_nothing() -> None:
+    assert failures(stride=STRIDE) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("first", range(4))
+def test_a_crash_at_any_effect_loses_and_doubles_nothing(first: int) -> None:
+    assert failures(stride=4, first=first) == []

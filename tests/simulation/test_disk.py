@@ -1,0 +1,124 @@
+"""The simulated disk forgets what a disk may forget, and nothing else."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from flowsnap.errors import StorageError
+from flowsnap.testing.disk_files import DiskFileSystem
+from flowsnap.testing.faults import SimulatedCrash
+from flowsnap.testing.world import Point
+from tests.simulation.rig import Rig, Somebody
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+def test_what_a_store_has_returned_survives_every_loss_of_power(rig: Rig) -> None:
+    rig.store.put("checkpoints/1/a", b"one")
+    rig.store.put("checkpoints/1/a", b"two")
+
+    for seed in range(20):
+        rig.lose_power(seed)
+
+    assert rig.store.get("checkpoints/1/a") == b"two"
+
+
+def test_a_name_without_a_sync_of_its_directory_may_be_gone(tmp_path: Path) -> None:
+    survived = set()
+    for seed in range(20):
+        rig = Rig(tmp_path)
+        rig.files.close(rig.files.create(rig.root / "a"))
+        rig.lose_power(seed)
+        survived.add(rig.files.is_file(rig.root / "a"))
+
+    assert survived == {True, False}
+
+
+def test_content_without_a_sync_is_cut_off(tmp_path: Path) -> None:
+    lengths = set()
+    for seed in range(30):
+        rig = Rig(tmp_path)
+        descriptor = rig.files.create(rig.root / "a")
+        rig.files.write(descriptor, b"0123456789")
+        rig.files.fsync_directory(rig.root)
+        rig.lose_power(seed)
+        lengths.add(len(rig.store.get("a")))
+
+    assert min(lengths) < 10
+    assert len(lengths) > 3
+
+
+def test_synced_content_is_not_cut_off(rig: Rig) -> None:
+    descriptor = rig.files.create(rig.root / "a")
+    rig.files.write(descriptor, b"0123456789")
+    rig.files.fsync(descriptor)
+    rig.files.fsync_directory(rig.root)
+
+    rig.lose_power(0)
+
+    assert rig.store.get("a") == b"0123456789"
+
+
+def test_a_deletion_without_a_sync_may_come_back(tmp_path: Path) -> None:
+    found = set()
+    for seed in range(20):
+        rig = Rig(tmp_path)
+        rig.store.put("a", b"1")
+        rig.store.delete("a", is_durable=False)
+        rig.lose_power(seed)
+        found.add(rig.store.exists("a"))
+
+    assert found == {True, False}
+
+
+def test_a_crash_of_one_process_leaves_the_changes_of_another(rig: Rig) -> None:
+    other = Somebody()
+    files = DiskFileSystem(rig.disk, other)
+    files.close(files.create(rig.root / "a"))
+
+    rig.disk.crash([rig.actor], Random(0), is_power_lost=False)
+
+    assert files.is_file(rig.root / "a")
+
+
+def test_a_failing_call_says_why(rig: Rig) -> None:
+    rig.disk.points.append((Point("replace", "", 1), errno.ENOSPC, False))
+
+    with pytest.raises(StorageError, match="No space left"):
+        rig.store.put("a", b"1")
+
+
+def test_a_failing_call_may_have_taken_effect(rig: Rig) -> None:
+    rig.disk.points.append((Point("replace", "", 1), errno.EIO, True))
+
+    with pytest.raises(StorageError) as caught:
+        rig.store.put("a", b"1")
+
+    assert not caught.value.is_definite
+    assert rig.store.get("a") == b"1"
+
+
+def test_nothing_of_a_dead_process_takes_effect(rig: Rig) -> None:
+    rig.actor.is_alive = False
+
+    with pytest.raises(SimulatedCrash):
+        rig.store.put("a", b"1")
+
+    assert not rig.files.scan(rig.root)
+
+
+def test_local_scratch_is_real(rig: Rig) -> None:
+    (rig.root / "work").mkdir()
+    (rig.root / "work" / "local").write_bytes(b"1")
+
+    rig.store.put_file("a", rig.root / "work" / "local")
+
+    assert rig.store.get("a") == b"1"
+    assert not (rig.root / "a").exists()

@@ -1,0 +1,69 @@
+"""What once broke the engine, frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from flowsnap.core.ids import CheckpointId
+from flowsnap.core.retention import manifest_path
+from flowsnap.storage.directory import DirectoryStore
+from flowsnap.storage.job_store import JobStore
+from flowsnap.storage.layout import begun_path
+from flowsnap.testing.simulate import command, run_seed
+from flowsnap.testing.trouble import POINTS, SELF, Fault
+from tests.simulation.rig import Rig
+
+MANIFEST_DELETED = POINTS.index(("unlink", "manifest.json"))
+MANIFEST_VISIBLE = POINTS.index(("link", "manifest.json"))
+
+
+@pytest.mark.parametrize(("seed", "hit"), [(5, 1), (7, 1), (9, 1), (10, 1), (7, 2), (16, 2)])
+def test_a_manifest_that_may_not_be_durable_is_secured_before_its_output_is_committed(
+    seed: int, hit: int
+) -> None:
+    """The next job manager restored it and committed its output; a power loss took it away."""
+    outcome = run_seed(seed, [Fault("point", hit, SELF, MANIFEST_VISIBLE, is_after=True)])
+
+    assert not outcome.violation, f"{outcome.violation}\nreplay: {command(outcome)}"
+
+
+@pytest.mark.parametrize(("seed", "hit"), [(49, 1), (58, 1), (89, 1), (332, 2)])
+def test_a_manifest_is_surely_gone_before_the_files_that_it_listed(seed: int, hit: int) -> None:
+    """The job manager died between both steps; the next one deleted the files for good."""
+    outcome = run_seed(seed, [Fault("point", hit, SELF, MANIFEST_DELETED, is_after=True)])
+
+    assert not outcome.violation, f"{outcome.violation}\nreplay: {command(outcome)}"
+
+
+def test_a_secured_manifest_survives_every_loss_of_power(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    jobs, path = (
+        JobStore(DirectoryStore(tmp_path, rig.files), "job"),
+        manifest_path(CheckpointId(1)),
+    )
+    rig.write_without_directory_sync(path, b"a manifest")
+
+    jobs.secure(CheckpointId(1))
+
+    for seed in range(20):
+        rig.disk.crash([rig.actor], Random(seed), is_power_lost=True)
+        assert rig.store.get(path) == b"a manifest"
+
+
+def test_a_manifest_whose_deletion_was_not_synced_does_not_return_without_its_files(
+    tmp_path: Path,
+) -> None:
+    rig, path = Rig(tmp_path), manifest_path(CheckpointId(1))
+    JobStore(rig.store, "job")
+    rig.store.put(path, b"a manifest")
+    rig.store.put(begun_path(CheckpointId(1)), b"")
+    rig.files.unlink(tmp_path / path)
+
+    JobStore(rig.store, "job").clean_leftovers()
+
+    for seed in range(20):
+        rig.disk.crash([rig.actor], Random(seed), is_power_lost=True)
+        assert not rig.store.exists(path)
