@@ -255,7 +255,9 @@ class JobManager:
             case TaskEnded(task=task):
                 self._feed(life.TaskReachedEnd(task))
             case Committed(checkpoint_id=checkpoint_id, task=task):
-                if attempt.commits.committed(task, checkpoint_id) and attempt.is_final_complete:
+                is_done = attempt.commits.committed(task, checkpoint_id)
+                # Not started any more: the last word of a worker that died, while we start anew.
+                if is_done and attempt.is_final_complete and attempt.is_started:
                     self._feed(life.FinalCommitted())
             case TaskFailed():
                 self._fail(message)

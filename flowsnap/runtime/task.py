@@ -319,6 +319,8 @@ class TaskRunner:
         is_idle = self._chain.is_idle(self._watermarks.is_idle)
         if is_idle != self._is_idle:
             self._is_idle = is_idle
+            for batch in self._chain.before_barrier() if is_idle else ():
+                self._emit(batch)  # Event time may go on without us: later it would be late.
             self._send_control(Idle() if is_idle else Active())
 
     # --- output -------------------------------------------------------------------------------

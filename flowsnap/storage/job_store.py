@@ -67,6 +67,7 @@ class JobStore:
         self._place = place
         self._is_read_only = is_read_only
         self._manifests: dict[CheckpointId, CheckpointManifest] = {}
+        self._is_settled = False  # whether what seems to be deleted is surely gone
         self._identity = self._identify()
 
     # --- runs and attempts -----------------------------------------------------------------------
@@ -273,7 +274,9 @@ class JobStore:
         for checkpoint_id in retention.retire(complete, retained, kept):
             deleted.append(retention.manifest_path(checkpoint_id))
             self._manifests.pop(checkpoint_id, None)
+            was_settled, self._is_settled = self._is_settled, False
             self._store.delete(deleted[-1])
+            self._is_settled = was_settled
             pass_failpoint("jm.subsumed_deleted")
         return deleted + list(self._collect(pending))
 
@@ -315,6 +318,7 @@ class JobStore:
         except RestoreError:
             # Its files would look like garbage. ``latest`` or ``verify`` reports it.
             return
+        self._settle(names)
         spared = list(self._spared(names, pending))
         garbage = retention.collect(kept, spared, [name for name in names if layout.is_ours(name)])
         pass_failpoint("gc.listed")
@@ -322,6 +326,18 @@ class JobStore:
             self._store.delete(name, is_durable=False)
             pass_failpoint("gc.deleted")
             yield name
+
+    def _settle(self, names: list[str]) -> None:
+        """Make it durable that manifests are gone, before what they listed goes.
+
+        Who deleted them may have died, or had no answer, before the directory was synced.
+        """
+        if self._is_settled:
+            return
+        complete = set(self.checkpoints())
+        for checkpoint_id in sorted(set(filter(None, map(layout.checkpoint_of, names))) - complete):
+            self._store.delete(retention.manifest_path(checkpoint_id))
+        self._is_settled = True
 
     def _spared(self, names: list[str], pending: Collection[CheckpointId]) -> Iterator[str]:
         begun = [id_ for name in names if (id_ := layout.checkpoint_of(name)) is not None]

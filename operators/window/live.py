@@ -32,13 +32,17 @@ class Live(NamedTuple):
 
 
 class LiveWindows:
-    """The windows of all keys. ``context.key`` is to be set before contents are asked for."""
+    """The windows of all keys. ``context.key`` is to be set before contents are asked for.
 
-    def __init__(self, context: OperatorContext, instants: Instants) -> None:
+    ``has_memory``: there is a trigger that remembers something.
+    """
+
+    def __init__(self, context: OperatorContext, instants: Instants, *, has_memory: bool) -> None:
         self._table = context.table("open")
         self._contents = context.map_state("contents")
         self._remembered = context.map_state("triggers")
         self._instants = instants
+        self._has_memory = has_memory
         self._schedule: dict[int, list[tuple[Any, Window]]] = {}
         self._times: list[int] = []
         for key, row in self._table.items():
@@ -66,10 +70,10 @@ class LiveWindows:
         own_id = window.start
         if row is MISSING:
             row = ()
-        while own_id in row[_ID::_FIELDS]:
+        while row and own_id in row[_ID::_FIELDS]:
             own_id += 1
         live = Live(window, own_id)
-        self._table.put(key, (*row, *_fields(live)))
+        self._table.put(key, (*row, *window, own_id))
         self._plan(key, window)
         return live
 
@@ -83,12 +87,13 @@ class LiveWindows:
     def remove(self, key: Any, live: Live) -> None:
         """Forget a window and what it holds."""
         self._contents.remove(live.id)
-        self._remembered.remove(live.id)
-        row = [field for other in self.of(key) if other.id != live.id for field in _fields(other)]
-        if row:
-            self._table.put(key, tuple(row))
-        else:
+        if self._has_memory:
+            self._remembered.remove(live.id)
+        if len(self._row(key)) == _FIELDS:
             self._table.delete(key)
+            return
+        row = [field for other in self.of(key) if other.id != live.id for field in _fields(other)]
+        self._table.put(key, tuple(row))
 
     def contents(self, live: Live) -> Any:
         """Return what a window holds, or ``MISSING``."""

@@ -56,7 +56,7 @@ class WindowOperator(Operator):
         self._is_default = isinstance(self.trigger, EventTimeTrigger) and self.trigger.is_plain
         self._contents = self._opened = self.contents.open(context)
         self._asked = Asked(context)
-        self._live = LiveWindows(context, self._instants)
+        self._live = LiveWindows(context, self._instants, has_memory=not self._is_default)
         self.late_records = LateRecords(context, self.late)
         self._values: list[Any] = []
         self._times: list[int | None] = []
@@ -139,6 +139,10 @@ class WindowOperator(Operator):
         assigner, watermark_ms = self.assigner, self._context.watermark_ms
         windows = [assigner.windows(when, value)[0] for _, when, value in records]
         is_early = min(window.last_ms for window in windows) > watermark_ms
+        if is_early and len(records) == 1:
+            ((_, when, value),) = records
+            self._feed(key, self._session(key, windows[0]), [value], [when])
+            return []
         if is_early and self._is_default and not self._contents.is_ordered:
             for span, indices in spans_of(windows):
                 live = self._session(key, span)
@@ -169,37 +173,35 @@ class WindowOperator(Operator):
         return grown
 
     def _touching(self, key: Any, window: Window) -> list[Live]:
-        touching = [
-            live
-            for live in self._live.of(key)
-            if live.window.start <= window.end and window.start <= live.window.end
-        ]
-        return sorted(touching)
+        start, end = window
+        return sorted(
+            [live for live in self._live.of(key) if live[0][0] <= end and start <= live[0][1]]
+        )
 
     def _merge(self, key: Any, touching: list[Live], grown: Live) -> None:
         """Make one window of several, or let one grow: its contents, its timers, its trigger."""
         merged = MISSING
         for live in touching if len(touching) > 1 else ():
             own = self._live.contents(live)
-            if MISSING not in (own, merged):
-                merged = self._contents.merge(merged, own)
-            elif own is not MISSING:
-                merged = own
-        others = [self._live.remembered(live) for live in touching]
+            if own is not MISSING:
+                merged = own if merged is MISSING else self._contents.merge(merged, own)
         if not self._is_default:
-            asked = self._asked.about(key, grown.window, {}, self._last_use_ms(grown.window))
-            asked.others = others
-            self.trigger.on_merge(grown.window, asked)
-            values = asked.values
-            for live, own_values in zip(touching, others, strict=True):
-                asked = self._asked.about(key, live.window, own_values, None)
-                self.trigger.clear(live.window, asked)
-            self._live.remember(grown, values)
+            self._merge_triggers(key, touching, grown)
         for live in touching[1:]:
             self._live.remove(key, live)
         if len(touching) > 1:
             self._live.put(grown, merged)
         self._live.replace(key, touching, grown)
+
+    def _merge_triggers(self, key: Any, touching: list[Live], grown: Live) -> None:
+        others = [self._live.remembered(live) for live in touching]
+        asked = self._asked.about(key, grown.window, {}, self._last_use_ms(grown.window))
+        asked.others = others
+        self.trigger.on_merge(grown.window, asked)
+        values = asked.values
+        for live, own_values in zip(touching, others, strict=True):
+            self.trigger.clear(live.window, self._asked.about(key, live.window, own_values, None))
+        self._live.remember(grown, values)
 
     def _is_late(self, window: Window) -> bool:
         return window.last_ms + self.lateness_ms <= self._context.watermark_ms

@@ -213,7 +213,12 @@ def test_what_a_former_layout_left_is_gone_through_once(lives: Lives) -> None:
     lives.states.value_state("v", ttl=TTL("1h"))
     read: list[Any] = []
     rows = lives.backend.rows
-    lives.backend.rows = lambda table: read.append(table) or rows(table)
+
+    def noted(table: Any) -> Any:
+        read.append(table)
+        return rows(table)
+
+    lives.backend.rows = noted
 
     lives.sweep(1_800_000)
 

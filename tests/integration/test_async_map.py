@@ -73,6 +73,26 @@ def test_the_steps_behind_see_every_result_before_the_end_of_event_time(tmp_path
 
 
 @pytest.mark.parametrize("ordered", [True, False])
+def test_nothing_is_late_behind_it_whatever_the_order_of_the_answers(ordered: bool) -> None:
+    out = Collect()
+    pipeline = Pipeline("asking")
+    (
+        pipeline.from_iterable(range(400))
+        .assign_timestamps(lambda n: n, "5ms")
+        .async_map(doubled, ordered=ordered, capacity=30)
+        .key_by(lambda n: 0)
+        .over({"n": "count"}, range="9ms")
+        .sink(out)
+    )
+
+    pipeline.run(workers=0, quiet=True)
+
+    assert [(n, seen["n"]) for n, seen in out.values] == [
+        (2 * n, min(n + 1, 10)) for n in range(400)
+    ]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
 def test_requests_in_flight_at_a_crash_are_asked_again_and_count_once(
     tmp_path: Path, ordered: bool
 ) -> None:

@@ -14,18 +14,23 @@ from flowsnap.core.watermark import MAX_WATERMARK, MIN_WATERMARK
 from flowsnap.operators.window import (
     Aggregate,
     CollectList,
+    ContinuousEventTimeTrigger,
     Count,
     CountSliding,
+    CountTrigger,
     CountTumbling,
     DistinctCount,
+    EventTimeTrigger,
     First,
     Last,
     Max,
     Mean,
+    PurgingTrigger,
     Session,
     Sliding,
     Sum,
     TopK,
+    Trigger,
     Tumbling,
     WindowResult,
 )
@@ -338,3 +343,29 @@ def test_the_cut_into_batches_does_not_change_what_comes_out(
     in_parts = run([*batches, rest], Model(assigner, 0, len), operator)
 
     assert sorted(plain(whole.values), key=str) == sorted(plain(in_parts.values), key=str)
+
+
+TRIGGERS: list[Trigger] = [
+    CountTrigger(2),
+    PurgingTrigger(CountTrigger(3)),
+    EventTimeTrigger(early=CountTrigger(2), late=CountTrigger(2)),
+    PurgingTrigger(EventTimeTrigger(early=ContinuousEventTimeTrigger("4ms"))),
+    ContinuousEventTimeTrigger("3ms"),
+]
+
+
+@pytest.mark.parametrize("trigger", TRIGGERS)
+@settings(max_examples=60, deadline=None)
+@given(st.one_of(aligned(), st.integers(1, 20).map(lambda n: Session(ms(n)))), STEPS)
+def test_triggers_see_the_same_however_the_input_is_cut_and_restored(
+    trigger: Trigger, assigner: Assigner, steps: list[Any]
+) -> None:
+    operator, _ = WindowPlan(assigner, trigger=trigger).aggregate(Aggregates(CollectList(2)))
+    one_by_one: list[Any] = []
+    for step in steps:
+        one_by_one += [[record] for record in step] if isinstance(step, list) else [step]
+
+    in_batches = run(steps, Model(assigner, 0, len), operator)
+    singly = run([s for s in one_by_one if s != "restore"], Model(assigner, 0, len), operator)
+
+    assert sorted(plain(in_batches.values)) == sorted(plain(singly.values))

@@ -11,8 +11,8 @@ SEED = 263  # two workers, a fan, a keyed step of two subtasks, checkpoints that
 STRIDE = 23
 
 
-def failures(*, stride: int, first: int = 0) -> list[str]:
-    found = sweep(SEED, stride=stride, first=first)
+def failures(seed: int, *, stride: int, first: int = 0) -> list[str]:
+    found = sweep(seed, stride=stride, first=first)
     return [f"{one.violation}\nreplay: {command(one)}" for one in found if one.violation]
 
 
@@ -30,11 +30,20 @@ def test_a_sweep_strikes_each_process_before_and_after_each_effect() -> None:
 
 
 def test_a_crash_at_a_sample_of_the_effects_loses_and_doubles_nothing() -> None:
-    assert failures(stride=STRIDE) == []
+    assert failures(SEED, stride=STRIDE) == []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", range(4))
 def test_a_crash_at_any_effect_loses_and_doubles_nothing(first: int) -> None:
-    assert failures(stride=4, first=first) == []
+    assert failures(SEED, stride=4, first=first) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", [93, 332, 374])  # totals at the end; three workers; four subtasks
+def test_a_crash_at_a_sample_of_the_effects_of_other_jobs_loses_and_doubles_nothing(
+    seed: int,
+) -> None:
+    assert failures(seed, stride=13, first=1) == []

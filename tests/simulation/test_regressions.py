@@ -38,6 +38,16 @@ def test_a_manifest_is_surely_gone_before_the_files_that_it_listed(seed: int, hi
     assert not outcome.violation, f"{outcome.violation}\nreplay: {command(outcome)}"
 
 
+@pytest.mark.parametrize(("at", "is_after"), [(350, False), (358, True), (363, False)])
+def test_the_last_commit_of_a_worker_that_died_may_come_while_the_job_starts_anew(
+    at: int, is_after: bool
+) -> None:
+    """The job manager took it for impossible, and the job failed."""
+    outcome = run_seed(374, [Fault("crash", at, 1, 0, is_after)])
+
+    assert not outcome.violation, f"{outcome.violation}\nreplay: {command(outcome)}"
+
+
 def test_a_secured_manifest_survives_every_loss_of_power(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     jobs, path = (

@@ -91,6 +91,15 @@ def test_records_beyond_the_rate_are_held_and_then_nothing_is_accepted() -> None
     assert (rig.values, rig.chain.can_accept()) == ([1, 2, 3], True)
 
 
+def test_no_more_than_50_ms_of_what_was_not_used_is_made_up_for() -> None:
+    rig = Rig(RateLimit(100))
+
+    rig.now_ms = 10_000
+    rig.push(range(200)).poll()
+
+    assert len(rig.values) == 6
+
+
 def test_a_watermark_does_not_overtake_records_that_are_held() -> None:
     rig = Rig(RateLimit(10)).push([1, 2], [5, 6]).watermark(6).poll()
     assert rig.watermarks == []
