@@ -37,8 +37,9 @@ from flowsnap.operators.window.lateness import LateRecords, outside_gaps, timest
 from flowsnap.operators.window.partials import Partials, rows_of
 from flowsnap.operators.window.result import results
 
-KEYS_MAX = 65_536
-"""So many accumulators are outside state at most; they are put into it within some 30 ms."""
+KEYS_MAX = 32_768
+"""Of so many keys accumulators are outside state at most: at a barrier they are put into it at once,
+which takes 10 ms, or 70 ms where state has something for each of them already."""
 
 Row = tuple[Any, ...]
 
@@ -191,10 +192,7 @@ class AlignedWindows(Operator):
         columns = self.aggregates.columns()
         wanted = stored if keys is None else stored.intersection(keys)
         if wanted:
-            rows, part_of, single = self._rows(wanted), self._part, 1 + self._width
-            found = [row[1:] if len(row) == single else part_of(row, start) for row in rows]
-            parts = zip(*found, strict=True)
-            for column, part in zip(columns, parts, strict=True):
+            for column, part in zip(columns, self._parts(wanted, start), strict=True):
                 dict.update(column, zip(wanted, part, strict=True))
         if partials is not None:
             _merge(self.aggregates, columns, partials)
@@ -210,8 +208,13 @@ class AlignedWindows(Operator):
             stored = self._stored.setdefault(start, set())
             here = stored.intersection(keys)
             if here:
-                merged = self._slice(start, here)
-                rows.update(zip(merged[0], rows_of(start, merged), strict=True))
+                merged = [
+                    map(aggregate.merge, part, map(column.__getitem__, here))
+                    for aggregate, part, column in zip(
+                        self.aggregates.parts, self._parts(here, start), columns, strict=True
+                    )
+                ]
+                rows.update(zip(here, zip(repeat(start), *merged, strict=False), strict=True))
             others = [known for at, known in self._stored.items() if at != start]
             elsewhere = set().union(*[other.intersection(rows) for other in others])
             for key, row in zip(elsewhere, self._rows(elsewhere), strict=True):
@@ -247,6 +250,14 @@ class AlignedWindows(Operator):
 
     def _slices_in(self, row: Row) -> int:
         return len(row) // (1 + self._width)
+
+    def _parts(self, keys: Collection[Any], start: int) -> Iterable[Row]:
+        """Return for each aggregate what each of ``keys`` has in state for a slice."""
+        part_of, single = self._part, 1 + self._width
+        rows = self._rows(keys)
+        return zip(
+            *[row[1:] if len(row) == single else part_of(row, start) for row in rows], strict=True
+        )
 
     def _part(self, row: Row, start: int) -> Row:
         """Return the accumulators that a row has for a slice."""

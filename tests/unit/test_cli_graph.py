@@ -62,9 +62,8 @@ def test_side_outputs_and_second_inputs_are_named() -> None:
 
     text = as_text(job, build_execution_graph(job, 1))
 
-    assert (
-        "(errors): 2 channels, rebalance, to each task in turn, side output 'count/late', input 1" in text
-    )
+    how = "2 channels, rebalance, to each task in turn, side output 'count/late', input 1"
+    assert f"(errors): {how}" in text
 
 
 def test_the_diagram_has_a_box_for_each_chain_and_an_arrow_for_each_edge() -> None:
