@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flowsnap import ConfigError, Pipeline, Stream
+from flowsnap import ConfigError, JobFailed, Pipeline, Restart, Stream
 from flowsnap.connectors import Collect
 from flowsnap.core.ids import OperatorId
 from flowsnap.operators import OutputTag
@@ -187,6 +187,27 @@ def test_windows_go_on_from_a_checkpoint(tmp_path: Path, assigner: Assigner) -> 
     broken.run(quiet=True, checkpoint_interval="20ms", state_dir=tmp_path / "state")
 
     assert fails.flag.exists()
+    assert sorted(out.values, key=str) == run(whole, stream)
+
+
+@pytest.mark.parametrize("assigner", [Sliding("20s", "10s"), Session("2s")])
+def test_windows_go_on_with_another_parallelism(tmp_path: Path, assigner: Assigner) -> None:
+    events = [(f"user-{n % 97}", n // 400 + n % 3, n % 11) for n in range(40_000)]
+    whole, job, out = Pipeline("whole"), Pipeline("rescaled"), Collect()
+    fails = FailsOnce(tmp_path / "flag", events[30_000])
+    windows = timed(job, events).map(fails).key_by(0).window(assigner)
+    windows.aggregate(total=Sum(2), n=Count(), name="totals").sink(out)
+    stream = timed(whole, events).key_by(0).window(assigner).aggregate(total=Sum(2), n=Count())
+
+    with pytest.raises(JobFailed):
+        job.run(
+            quiet=True,
+            state_dir=tmp_path / "state",
+            checkpoint_interval="20ms",
+            restart=Restart(strategy="none"),
+        )
+    job.run(quiet=True, state_dir=tmp_path / "state", workers=2)
+
     assert sorted(out.values, key=str) == run(whole, stream)
 
 

@@ -1,0 +1,131 @@
+"""The real worker, writer and recovery, with somebody looking over their shoulders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from flowsnap.core.element import Element
+from flowsnap.core.ids import ChannelId, CheckpointId, TaskId, WorkerId
+from flowsnap.core.manifest import FileHandle
+from flowsnap.core.message import Deploy
+from flowsnap.errors import StorageError
+from flowsnap.runtime.attempt import Deployment
+from flowsnap.runtime.recovery import Recovery
+from flowsnap.runtime.task import TakenSnapshot
+from flowsnap.runtime.worker import Edges, Worker
+from flowsnap.state.backend import StateBackend
+from flowsnap.storage.directory import DirectoryStore
+from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.storage.writer import CheckpointWriter, LocalFile
+from flowsnap.testing.disk_files import DiskFileSystem
+from flowsnap.testing.flow import AbortsOf, Flow, WatchedQueue
+from flowsnap.testing.network import ControlLink
+from flowsnap.testing.process import Process, UploadQueue
+from flowsnap.testing.sink import TransactionalSink
+from flowsnap.testing.state import SharedFilesBackend
+from flowsnap.transport.memory import MemoryDataPlane
+
+if TYPE_CHECKING:
+    from flowsnap.testing.cluster import Cluster
+
+
+class CheckedWorker(Worker, AbortsOf):
+    """The real worker; what flows in its channels is counted."""
+
+    flow: Flow | None = None
+
+    def __init__(self, id: WorkerId, link: ControlLink, process: Process, edges: Edges) -> None:
+        Worker.__init__(self, id, link, process.clock, edges)
+        AbortsOf.__init__(self)
+        self._cluster = process.cluster
+
+    def _deploy(self, deploy: Deploy) -> None:
+        self.aborted = set()
+        super()._deploy(deploy)
+        self.flow = flow = self._cluster.flow(deploy)
+        for task in self._tasks:
+            for channel in task.inputs.values():
+                channel.queue = WatchedQueue(flow, channel.id, task, self)
+
+    def _deliver(self, channel: ChannelId, element: Element) -> int:
+        assert self.flow is not None
+        self.flow.sent(channel, element)  # before: a crash right after it leaves it on its way
+        return super()._deliver(channel, element)
+
+    def _abort(self, checkpoint_id: CheckpointId) -> None:
+        self.aborted.add(checkpoint_id)
+        assert self.flow is not None
+        if any(not self.flow.has_read(channel, checkpoint_id) for channel in self._inputs):
+            self.flow.world.trace.reached("abort overtakes its barrier")
+        super()._abort(checkpoint_id)
+
+    def snapshot_taken(self, snapshot: TakenSnapshot) -> None:
+        assert self.flow is not None
+        self.flow.snapshot(self._by_id[snapshot.task.id], snapshot.checkpoint_id)
+        super().snapshot_taken(snapshot)
+
+
+class CheckedWriter(CheckpointWriter):
+    """The real writer; counts what it refuses."""
+
+    def store(self, checkpoint_id: CheckpointId, task: TaskId, local: LocalFile) -> FileHandle:
+        try:
+            return super().store(checkpoint_id, task, local)
+        except StorageError as error:
+            store = self._store
+            if "is refused" in str(error) and isinstance(store, DirectoryStore):
+                assert isinstance(store._filesystem, DiskFileSystem)
+                store._filesystem.world.trace.reached("stale file refused")
+            raise
+
+
+def make_worker(process: Process, link: ControlLink, id: WorkerId) -> CheckedWorker:
+    """Return the worker of a process, with simulated edges."""
+    cluster = process.cluster
+
+    def load_code(deploy: Deploy) -> dict[Any, Any]:
+        return {
+            name: code.of(process) if isinstance(code, TransactionalSink) else code
+            for name, code in cluster.definition.code.items()
+        }
+
+    def make_writer(deploy: Deploy) -> CheckpointWriter:
+        root = Path(deploy.job_directory)
+        return CheckedWriter(root, deploy.attempt, DirectoryStore(root, process.files))
+
+    def make_plane(deploy: Deploy, worker: WorkerId) -> MemoryDataPlane:
+        return cluster.network(deploy).plane(process, worker)
+
+    edges = Edges(
+        load_code=load_code,
+        make_plane=make_plane,
+        make_writer=make_writer,
+        make_state=cast(type[StateBackend], SharedFilesBackend),
+        make_executor=lambda: UploadQueue(process),
+    )
+    return CheckedWorker(id, link, process, edges)
+
+
+class CheckedDirectory(JobDirectory):
+    """The real directory; where the workers' scratch is not local, it can't remove that."""
+
+    is_local = True
+
+    def remove_work(self) -> list[str]:
+        return super().remove_work() if self.is_local else []
+
+
+class CheckedRecovery(Recovery):
+    """The real recovery; what it chooses is checked."""
+
+    cluster: Cluster
+
+    def begin_attempt(self, graph: Any, config: Any) -> Deployment:
+        deployment = super().begin_attempt(graph, config)
+        self.cluster.checker.attempt_begun(deployment, graph.workers)
+        return deployment
+
+    def reserve(self, checkpoint_id: CheckpointId) -> None:
+        super().reserve(checkpoint_id)
+        self.cluster.checker.reserved(checkpoint_id)

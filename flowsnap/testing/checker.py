@@ -1,0 +1,274 @@
+"""The properties that must hold in every world, checked as things happen.
+
+The names are those of ``docs/simulation.md``: C1 and C9 (consistent cut, alignment) and C11
+(bounded buffers) are in ``flow.py``, C12 (liveness) and C13 (determinism) in ``cluster.py`` and
+``simulate.py``. Here are C3 and C4 (replay and output), C6 (monotone ids), C7 (fencing) and C8
+(files). A violation is noted in the world and ends the run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from hashlib import sha256
+
+from flowsnap.core import manifest as manifests
+from flowsnap.core.ids import AttemptId, CheckpointId
+from flowsnap.core.manifest import CheckpointManifest
+from flowsnap.core.message import (
+    Acknowledged,
+    Declined,
+    FromWorker,
+    TaskFailed,
+)
+from flowsnap.errors import RestoreError
+from flowsnap.runtime.attempt import Attempt, Deployment
+from flowsnap.storage import layout
+from flowsnap.testing.disk import Inode
+from flowsnap.testing.reference import Record
+from flowsnap.testing.sink import Transaction, TransactionalSystem
+from flowsnap.testing.workload import Workload
+from flowsnap.testing.world import Actor, World
+
+_MANIFEST = re.compile(r"checkpoints/(\d+)/manifest\.json")
+_STORED = re.compile(r"shared/(\d+)-(\d+)-[0-9a-f]+\.sst")
+
+
+class Checker:
+    """Looks at the disk, the sinks and the job manager of one world."""
+
+    def __init__(self, world: World, workload: Workload) -> None:
+        self.world = world
+        self.workload = workload
+        self.system = TransactionalSystem(world, self)
+        self.complete: dict[CheckpointId, CheckpointManifest] = {}
+        self.durable: dict[CheckpointId, CheckpointManifest] = {}
+        self.covered: set[str] = set()
+        self.newest_attempt = AttemptId(0)  # whose record is durable
+        self._contents: dict[str, Inode] = {}
+        self._durable: dict[str, Inode] = {}
+        self._seen: set[str] = set()
+        self._known: dict[CheckpointId, CheckpointManifest] = {}
+        self._reserved = CheckpointId(0)
+        self._workers: dict[AttemptId, int] = {}
+
+    # --- the disk -----------------------------------------------------------------------------
+
+    def name_changed(self, path: str, inode: Inode | None, actor: Actor) -> None:
+        if inode is None:
+            self._contents.pop(path, None)
+            self._check_deleted(path, self.complete, "visible")
+        else:
+            self._contents[path] = inode
+            if path not in self._seen:
+                self._seen.add(path)
+                self._check_stored(path)
+        match = _MANIFEST.fullmatch(path)
+        if match is None:
+            return
+        checkpoint_id = CheckpointId(int(match[1]))
+        if inode is None:
+            self.complete.pop(checkpoint_id, None)
+        elif checkpoint_id in self._known:  # Its deletion was lost in a crash, or it is put again.
+            self.complete[checkpoint_id] = self._known[checkpoint_id]
+            self._check_files(self._known[checkpoint_id])
+        else:
+            self._complete(checkpoint_id, path, inode)
+
+    def name_durable(self, path: str, inode: Inode | None) -> None:
+        if inode is None:
+            self._durable.pop(path, None)
+            self._check_deleted(path, self.durable, "durable")
+        else:
+            self._durable[path] = inode
+        attempt = layout.attempt_of(path)
+        if attempt is not None and inode is not None:
+            self.newest_attempt = max(self.newest_attempt, attempt)
+        match = _MANIFEST.fullmatch(path)
+        if match is None:
+            return
+        checkpoint_id = CheckpointId(int(match[1]))
+        if inode is None:
+            self.durable.pop(checkpoint_id, None)
+        elif (manifest := self.complete.get(checkpoint_id)) is not None:
+            self.durable[checkpoint_id] = manifest
+            self.covered.update(prepared(manifest))
+            self._check_files(manifest)
+
+    def _check_stored(self, path: str) -> None:
+        match = _STORED.fullmatch(path)
+        if match is not None and int(match[1]) < self.newest_attempt:
+            self.world.fail(
+                f"C7: {path} was stored by attempt {int(match[1])} after attempt "
+                f"{self.newest_attempt} had begun"
+            )
+
+    def _check_deleted(
+        self, path: str, kept: dict[CheckpointId, CheckpointManifest], view: str
+    ) -> None:
+        for manifest in kept.values():
+            if any(handle.path == path for handle in manifests.files(manifest)):
+                self.world.fail(
+                    f"C8: {path} of the {view} checkpoint {manifest.checkpoint_id} is gone"
+                )
+
+    def _complete(self, checkpoint_id: CheckpointId, path: str, inode: Inode) -> None:
+        try:
+            manifest = manifests.decode(inode.content, path)
+        except RestoreError as error:
+            self.world.fail(f"C8: {path} is visible and cannot be read: {error}")
+            return
+        self.complete[checkpoint_id] = self._known[checkpoint_id] = manifest
+        if manifest.attempt < self.newest_attempt:
+            self.world.fail(
+                f"C7: checkpoint {checkpoint_id} of attempt {manifest.attempt} was completed after "
+                f"attempt {self.newest_attempt} had begun"
+            )
+        if inode.durable != inode.content:
+            self.world.fail(f"C8: {path} is visible before its content is durable")
+        self._check_files(manifest)
+        self._check_output(manifest)
+        self._look_at(manifest)
+
+    def _check_files(self, manifest: CheckpointManifest) -> None:
+        for handle in manifests.files(manifest):
+            for view, files in (("visible", self._contents), ("durable", self._durable)):
+                inode = files.get(handle.path)
+                content = None if inode is None else inode.durable
+                if content is None or sha256(content).hexdigest() != handle.sha256:
+                    self.world.fail(
+                        f"C8: checkpoint {manifest.checkpoint_id} lists {handle.path}, whose "
+                        f"{view} content is {'missing' if content is None else 'another'}"
+                    )
+
+    def _check_output(self, manifest: CheckpointManifest) -> None:
+        """C3 and C4: what a checkpoint covers is the function of the input that it has read."""
+        if self.workload.has_final:
+            return
+        positions: dict[str, dict[str, int]] = {
+            source: dict.fromkeys(splits, 0) for source, splits in self.workload.inputs.items()
+        }
+        for task in manifest.tasks:
+            for split in task.splits:
+                positions[task.operators[0]][split.split] = split.position or 0
+        covered = prepared(manifest)
+        for sink, expected in self.workload.expected(positions).items():
+            found: Counter[Record] = Counter()
+            for transaction in self.system.transactions.values():
+                is_covered = transaction.state == "committed" or transaction.id in covered
+                if transaction.operator == sink and is_covered:
+                    found.update(transaction.records)
+            if found != expected:
+                self.world.fail(
+                    f"C3: checkpoint {manifest.checkpoint_id} at {positions}, {sink}: "
+                    + difference(found, expected)
+                )
+
+    def _look_at(self, manifest: CheckpointManifest) -> None:
+        ended = {task.is_ended for task in manifest.tasks}
+        if len(ended) == 2:
+            self.world.trace.reached("checkpoint while a task has ended")
+        for handle in manifests.files(manifest):
+            stored_for = layout.stored_for(handle.path)
+            if stored_for is not None and stored_for < manifest.checkpoint_id:
+                self.world.trace.reached("checkpoint with reused files")
+                return
+
+    # --- the sinks ----------------------------------------------------------------------------
+
+    def committed(self, transaction: Transaction) -> None:
+        if transaction.id not in self.covered:
+            self.world.fail(f"C4: {transaction.id} is committed, and in no durable checkpoint")
+
+    def aborted(self, transaction: Transaction) -> None:
+        if transaction.id in self.covered:
+            self.world.fail(f"C4: {transaction.id} of a durable checkpoint is aborted")
+
+    # --- the job manager ----------------------------------------------------------------------
+
+    def attempt_begun(self, deployment: Deployment, workers: int) -> None:
+        """An attempt begins, from a checkpoint or from none."""
+        self._workers[deployment.attempt] = workers
+        newest = max(self.complete, default=None)
+        if deployment.restored_from != newest:
+            self.world.fail(
+                f"C6: attempt {deployment.attempt} restores checkpoint "
+                f"{deployment.restored_from}, the newest is {newest}"
+            )
+        if deployment.attempt != self.newest_attempt:
+            self.world.fail(f"C7: attempt {deployment.attempt} begins, and is not durable")
+        if newest is None:
+            if deployment.attempt > 1:
+                self.world.trace.reached("restore without a checkpoint")
+            return
+        self._look_at_restore(self.complete[newest], deployment)
+
+    def _look_at_restore(self, manifest: CheckpointManifest, deployment: Deployment) -> None:
+        reached = self.world.trace.reached
+        if any(assignment.is_ended for assignment in deployment.assignments):
+            reached("restore of an ended task")
+        if manifest.graph.operators != deployment.job_graph.operators:
+            reached("rescale on restore")
+        if self._workers[manifest.attempt] != self._workers[deployment.attempt]:
+            reached("another number of workers on restore")
+        for id in prepared(manifest):
+            if self.system.transactions[id].state == "prepared":
+                reached("restore of a pending commit")
+            else:
+                reached("restore of a commit that was done")
+
+    def reserved(self, checkpoint_id: CheckpointId) -> None:
+        """An id is taken; from now on it may be in files and barriers."""
+        if checkpoint_id <= self._reserved:
+            self.world.fail(f"C6: checkpoint id {checkpoint_id} comes after {self._reserved}")
+        self._reserved = checkpoint_id
+
+    def heard(self, message: FromWorker, attempt: Attempt | None) -> None:
+        """The job manager hears a worker."""
+        reached = self.world.trace.reached
+        if isinstance(message, Acknowledged):
+            pending = None if attempt is None else attempt.coordinator.pending
+            if pending is None or pending.checkpoint_id != message.checkpoint_id:
+                reached("late acknowledgement")
+        elif isinstance(message, Declined):
+            reached("checkpoint declined")
+        elif isinstance(message, TaskFailed):
+            self._look_at_failure(message)
+
+    def _look_at_failure(self, failed: TaskFailed) -> None:
+        reached = self.world.trace.reached
+        if failed.error_type in {"LocalProtocolError", "AssertionError", "AttributeError"}:
+            self.world.fail(
+                f"a bug in worker {failed.worker}: {failed.message}\n{failed.traceback}"
+            )
+        if "a gap in" in failed.message:
+            reached("gap detected")
+        elif "has sent up to" in failed.message:
+            reached("lost tail detected")
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def check_end(self) -> None:
+        """C4: everything is visible, once; and nothing of ours is left prepared."""
+        for sink, expected in self.workload.expected().items():
+            found = Counter(self.system.visible(sink))
+            if found != expected:
+                self.world.fail(f"C4: at the end, {sink}: {difference(found, expected)}")
+        last = max((t.attempt for t in self.system.transactions.values()), default=0)
+        for transaction in self.system.transactions.values():
+            if transaction.state == "prepared" and transaction.attempt == last:
+                self.world.fail(f"C4: {transaction.id} is left prepared")
+
+
+def prepared(manifest: CheckpointManifest) -> set[str]:
+    """Return the transactions that a checkpoint promises to commit."""
+    return {output.committable["id"] for task in manifest.tasks for output in task.prepared}
+
+
+def difference(found: Counter[Record], expected: Counter[Record]) -> str:
+    """Return in one line what is too few and too many."""
+    lost, surplus = expected - found, found - expected
+    return (
+        f"{lost.total()} records are lost, {surplus.total()} are too many: "
+        f"lost {sorted(lost)[:4]}, too many {sorted(surplus)[:4]}"
+    )

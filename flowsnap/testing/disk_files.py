@@ -1,0 +1,218 @@
+"""The simulated disk as a ``FileSystem``: every changing call is an effect, and may fail."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flowsnap.storage.filesystem import Entry, FileSystem
+from flowsnap.testing.disk import ABSENT, Disk, Inode
+from flowsnap.testing.world import Actor
+
+FIRST_DESCRIPTOR = 1_000_000
+
+
+class _Open:
+    __slots__ = ("inode", "position")
+
+    def __init__(self, inode: Inode) -> None:
+        self.inode = inode
+        self.position = 0
+
+
+class DiskFileSystem(FileSystem):
+    """The disk as one process sees it."""
+
+    def __init__(self, disk: Disk, actor: Actor) -> None:
+        self.world = disk.world
+        self._disk = disk
+        self._actor = actor
+        self._open: dict[int, _Open] = {}
+        self._next = FIRST_DESCRIPTOR
+
+    def create(self, path: Path) -> int:
+        text = str(path)
+        if not self._disk.owns(text):
+            return super().create(path)
+        with self._call("create", text):
+            if self._disk.find(text) is not ABSENT:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), text)
+            inode = self._disk.new_inode(self._actor)
+            directory, _, name = text.rpartition("/")
+            self._disk.change(self._actor, directory, {name: inode})
+        return self._descriptor(inode)
+
+    def open(self, path: Path) -> int:
+        text = str(path)
+        if not self._disk.owns(text):
+            return super().open(path)
+        return self._descriptor(self._disk.file(text))
+
+    def read(self, descriptor: int, size_bytes: int) -> bytes:
+        opened = self._open.get(descriptor)
+        if opened is None:
+            return super().read(descriptor, size_bytes)
+        data = opened.inode.content[opened.position : opened.position + size_bytes]
+        opened.position += len(data)
+        return data
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+        opened = self._open.get(descriptor)
+        if opened is None:
+            return super().write(descriptor, data)
+        with self._call("write", ""):
+            opened.inode.content += bytes(data)
+        return len(data)
+
+    def fsync(self, descriptor: int) -> None:
+        opened = self._open.get(descriptor)
+        with self._call("fsync", ""):
+            if opened is not None:
+                opened.inode.durable = opened.inode.content
+
+    def close(self, descriptor: int) -> None:
+        if self._open.pop(descriptor, None) is None:
+            super().close(descriptor)
+
+    def restrict(self, descriptor: int) -> None:
+        if descriptor not in self._open:
+            super().restrict(descriptor)
+
+    def status(self, descriptor: int) -> os.stat_result:
+        opened = self._open.get(descriptor)
+        if opened is None:
+            return super().status(descriptor)
+        return _status(0o100600, opened.inode.number, len(opened.inode.content))
+
+    def link(self, source: Path, target: Path) -> None:
+        here, there = str(source), str(target)
+        if not (self._disk.owns(here) and self._disk.owns(there)):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), there)
+        with self._call("link", there):
+            inode = self._disk.file(here)
+            if self._disk.find(there) is not ABSENT:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), there)
+            directory, _, name = there.rpartition("/")
+            self._disk.change(self._actor, directory, {name: inode})
+
+    def replace(self, source: Path, target: Path) -> None:
+        here, there = str(source), str(target)
+        with self._call("replace", there):
+            inode = self._disk.file(here)
+            directory, _, name = there.rpartition("/")
+            assert directory == here.rpartition("/")[0], "renamed across directories"
+            if self._disk.find(there) is inode:
+                return  # POSIX: two names of one file stay as they are.
+            names: dict[str, object] = {name: inode, here.rpartition("/")[2]: ABSENT}
+            self._disk.change(self._actor, directory, names)
+
+    def unlink(self, path: Path) -> None:
+        text = str(path)
+        if not self._disk.owns(text):
+            super().unlink(path)
+            return
+        self._disk.file(text)
+        with self._call("unlink", text):
+            directory, _, name = text.rpartition("/")
+            self._disk.change(self._actor, directory, {name: ABSENT})
+
+    def make_directory(self, path: Path) -> None:
+        text = str(path)
+        if not self._disk.owns(text):
+            super().make_directory(path)
+            return
+        if self._disk.find(text) is not ABSENT:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), text)
+        with self._call("make_directory", text):
+            directory, _, name = text.rpartition("/")
+            self._disk.change(self._actor, directory, {name: None})
+
+    def remove_directory(self, path: Path) -> None:
+        text = str(path)
+        if not self._disk.owns(text):
+            super().remove_directory(path)
+            return
+        if self._disk.tree.get(text):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), text)
+        if text not in self._disk.tree:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), text)
+        with self._call("remove_directory", text):
+            directory, _, name = text.rpartition("/")
+            self._disk.change(self._actor, directory, {name: ABSENT})
+
+    def fsync_directory(self, path: Path) -> None:
+        text = str(path)
+        if not self._disk.owns(text):
+            return
+        with self._call("fsync_directory", text):
+            self._disk.sync_directory(text)
+
+    def scan(self, path: Path) -> list[Entry]:
+        text = str(path)
+        if not self._disk.owns(text):
+            return super().scan(path)
+        return [
+            Entry(name, inode is not None, inode is None, len(inode.content) if inode else 0)
+            for name, inode in sorted(self._disk.tree.get(text, {}).items())
+        ]
+
+    def directory_status(self, path: Path) -> os.stat_result:
+        if not self._disk.owns(str(path)):
+            return super().directory_status(path)
+        return _status(0o040700, 0, 0)
+
+    def is_directory(self, path: Path) -> bool:
+        text = str(path)
+        return text in self._disk.tree if self._disk.owns(text) else super().is_directory(path)
+
+    def is_file(self, path: Path) -> bool:
+        text = str(path)
+        if not self._disk.owns(text):
+            return super().is_file(path)
+        return isinstance(self._disk.find(text), Inode)
+
+    def _descriptor(self, inode: Inode) -> int:
+        self._next += 1
+        self._open[self._next] = _Open(inode)
+        return self._next
+
+    @contextmanager
+    def _call(self, what: str, path: str) -> Iterator[None]:
+        disk, world = self._disk, self.world
+        disk.calls += 1
+        shown = f"{what} {_shown(disk.below(path))}"
+        fault = disk.faults.pop(disk.calls, None) or disk.fault_at(shown)
+        number = world.begin_effect(self._actor, shown)
+        if fault is not None and not fault[1]:
+            raise self._fault(what, path, fault[0])
+        yield
+        world.end_effect(self._actor, number)
+        if fault is not None:
+            raise self._fault(what, path, fault[0])
+
+    def _fault(self, what: str, path: str, number: int) -> OSError:
+        world = self.world
+        world.note(self._actor.name, f"{what} fails: {errno.errorcode[number]}")
+        if number == errno.ENOSPC:
+            world.trace.reached("full disk")
+        elif what.startswith("fsync"):
+            world.trace.reached("failed sync")
+        is_naming = what == "link" and path.endswith("manifest.json")
+        if is_naming or (what == "fsync_directory" and self._disk.has_new_manifest(path)):
+            world.trace.reached("manifest of unknown outcome")
+        return OSError(number, os.strerror(number), path)
+
+
+def _shown(path: str) -> str:
+    """Return a path without what is random in it."""
+    directory, _, name = path.rpartition("/")
+    if name.startswith(".tmp"):
+        return f"{directory}/.tmp"
+    return f"{path[:24]}*" if directory == "shared" else path
+
+
+def _status(mode: int, number: int, size_bytes: int) -> os.stat_result:
+    return os.stat_result((mode, number, 0, 1, os.geteuid(), os.getegid(), size_bytes, 0, 0, 0))
