@@ -13,7 +13,7 @@ from flowsnap.core.commit import SinkCommits
 from flowsnap.core.element import Element
 from flowsnap.core.graph import ChainEdge, ChainSpec, ChannelSpec, OperatorKind, TaskSpec
 from flowsnap.core.ids import ChannelId, OperatorId, TaskId, WorkerId
-from flowsnap.core.key import encode_key, key_group
+from flowsnap.core.key import encode_keys, key_groups
 from flowsnap.core.manifest import FileHandle
 from flowsnap.core.message import Deploy, TaskAssignment
 from flowsnap.core.operator import SinkContext, Source
@@ -258,7 +258,7 @@ class Builder:
             edge.partitioning,
             [OutputChannel(channel.id, target, deliver, batch_bytes) for channel in channels],
             task.subtask,
-            key_group_of=lambda key: key_group(encode_key(key), groups),  # memoised per key
+            key_groups_of=lambda keys: key_groups(encode_keys(keys), groups),
             max_parallelism=groups,
         )
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import compress
-from operator import not_
+from operator import is_, not_
 from typing import Any, Protocol
 
 from flowsnap.core.credit import CreditSender
@@ -23,6 +24,11 @@ from flowsnap.failpoint import failpoint
 
 RECORDS_MIN, RECORDS_FIRST, RECORDS_MAX = 64, 4_096, 65_536
 MEMO_KEYS_MAX = 1_000_000
+
+KeyGroups = Callable[[list[Any]], Sequence[int]]
+"""Returns the key group of each key."""
+
+_is_none = partial(is_, None)
 
 
 class OutputChannel:
@@ -133,21 +139,28 @@ class Rebalance:
         pass
 
 
-class _Memo(dict[Any, int]):
-    """Key to the index of the channel that owns it; a miss is computed once."""
+class _Owners:
+    """Key to the index of the channel that owns it: a dict hit in C, computed once, in bulk."""
 
-    __slots__ = ("_key_group_of", "_owners")
+    def __init__(self, key_groups_of: KeyGroups, owner_of_group: list[int]) -> None:
+        self._key_groups_of = key_groups_of
+        self._owner_of_group = owner_of_group
+        self._known: dict[Any, int] = {}
 
-    def __init__(self, key_group_of: Callable[[Any], int], owners: list[int]) -> None:
-        super().__init__()
-        self._key_group_of = key_group_of
-        self._owners = owners
+    def of(self, keys: list[Any]) -> list[int]:
+        """Return the index of each key's owner."""
+        indices = list(map(self._known.get, keys))
+        if None in indices:
+            if len(self._known) > MEMO_KEYS_MAX:
+                self._known.clear()
+                indices = [None] * len(keys)
+            self._learn(list(dict.fromkeys(compress(keys, map(_is_none, indices)))))
+            indices = list(map(self._known.__getitem__, keys))
+        return indices  # type: ignore[return-value]  # none is None any more
 
-    def __missing__(self, key: Any) -> int:
-        if len(self) >= MEMO_KEYS_MAX:
-            self.clear()
-        self[key] = index = self._owners[self._key_group_of(key)]
-        return index
+    def _learn(self, keys: list[Any]) -> None:
+        owners = map(self._owner_of_group.__getitem__, self._key_groups_of(keys))
+        self._known.update(zip(keys, owners, strict=True))
 
 
 class Hash:
@@ -156,14 +169,14 @@ class Hash:
     def __init__(
         self,
         channels: Sequence[OutputChannel],
-        key_group_of: Callable[[Any], int],
+        key_groups_of: KeyGroups,
         max_parallelism: int,
     ) -> None:
         self.channels = channels
         self._pending = [Pending() for _ in channels]
         groups, count = range(max_parallelism), len(channels)
         owners = [owner(group, count, max_parallelism) for group in groups]
-        self._memo = _Memo(key_group_of, owners)
+        self._owners = _Owners(key_groups_of, owners)
         self._is_timed = False
 
     def route(self, batch: Batch) -> None:
@@ -171,7 +184,7 @@ class Hash:
         if self._is_timed is (batch.timestamps is None):
             self.flush()  # Records with and without event times do not go into one batch.
             self._is_timed = not self._is_timed
-        indices = list(map(self._memo.__getitem__, batch.keys))
+        indices = self._owners.of(batch.keys)
         for index, pending in enumerate(self._pending):
             pending.take(batch, self._mask(indices, index))
             if len(pending.values) >= self.channels[index].records_max:
@@ -226,7 +239,7 @@ def make_router(
     channels: Sequence[OutputChannel],
     subtask: int,
     *,
-    key_group_of: Callable[[Any], int],
+    key_groups_of: KeyGroups,
     max_parallelism: int,
 ) -> Router:
     """Return the router of one edge for one subtask."""
@@ -238,7 +251,7 @@ def make_router(
         case Partitioning.REBALANCE:
             return Rebalance(channels, subtask)
         case Partitioning.HASH:
-            return Hash(channels, key_group_of, max_parallelism)
+            return Hash(channels, key_groups_of, max_parallelism)
 
 
 def _slice(batch: Batch, start: int, stop: int) -> Batch:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flowsnap import ConfigError, JobFailed, Pipeline, Restart, Stream
+from flowsnap import ConfigError, Pipeline, Stream
 from flowsnap.connectors import Collect
 from flowsnap.core.ids import OperatorId
 from flowsnap.operators import OutputTag
@@ -160,54 +161,39 @@ def test_two_workers_put_out_what_one_does(tmp_path: Path, combined: bool) -> No
     assert found == {w: {"total": sum(a), "n": len(a)} for w, a in totals.items()}
 
 
-class FailsOnce:
-    """Lets records pass, but for one on the first attempt: a job that goes on from a checkpoint."""
+class Pausing:
+    """Waits at one record for somebody to open the other end of a pipe, if there is a pipe."""
 
-    def __init__(self, flag: Path, at: Event) -> None:
-        self.flag = flag
+    def __init__(self, pipe: Path, at: Event) -> None:
+        self.pipe = pipe
         self.at = at
 
     def __call__(self, event: Event) -> Event:
-        if event == self.at and not self.flag.exists():
-            self.flag.touch()
-            raise RuntimeError("the first attempt ends here")
+        if event == self.at and self.pipe.exists():
+            self.pipe.read_bytes()
         return event
 
 
-@pytest.mark.parametrize("assigner", [Sliding("20s", "10s"), Session("2s"), Tumbling("5s")])
-def test_windows_go_on_from_a_checkpoint(tmp_path: Path, assigner: Assigner) -> None:
-    events = [(f"user-{n % 97}", n // 400 + n % 3, n % 11) for n in range(40_000)]
-    whole, broken = Pipeline("whole"), Pipeline("broken")
-    fails = FailsOnce(tmp_path / "flag", events[30_000])
-    stream = timed(whole, events).key_by(0).window(assigner).aggregate(total=Sum(2), n=Count())
-    again = timed(broken, events).map(fails).key_by(0).window(assigner)
-
-    out = Collect()
-    again.aggregate(total=Sum(2), n=Count()).sink(out)
-    broken.run(quiet=True, checkpoint_interval="20ms", state_dir=tmp_path / "state")
-
-    assert fails.flag.exists()
-    assert sorted(out.values, key=str) == run(whole, stream)
-
-
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("assigner", [Sliding("20s", "10s"), Session("2s")])
-def test_windows_go_on_with_another_parallelism(tmp_path: Path, assigner: Assigner) -> None:
-    events = [(f"user-{n % 97}", n // 400 + n % 3, n % 11) for n in range(40_000)]
-    whole, job, out = Pipeline("whole"), Pipeline("rescaled"), Collect()
-    fails = FailsOnce(tmp_path / "flag", events[30_000])
-    windows = timed(job, events).map(fails).key_by(0).window(assigner)
+def test_windows_go_on_from_a_checkpoint_also_with_another_parallelism(
+    tmp_path: Path, assigner: Assigner, workers: int
+) -> None:
+    events = [(f"user-{n % 97}", n // 400 + n % 3, n) for n in range(40_000)]
+    pipe, whole, job, out = tmp_path / "pipe", Pipeline("whole"), Pipeline("parts"), Collect()
+    os.mkfifo(pipe)
+    windows = timed(job, events).map(Pausing(pipe, events[30_000])).key_by(0).window(assigner)
     windows.aggregate(total=Sum(2), n=Count(), name="totals").sink(out)
     stream = timed(whole, events).key_by(0).window(assigner).aggregate(total=Sum(2), n=Count())
 
-    with pytest.raises(JobFailed):
-        job.run(
-            quiet=True,
-            state_dir=tmp_path / "state",
-            checkpoint_interval="20ms",
-            restart=Restart(strategy="none"),
-        )
-    job.run(quiet=True, state_dir=tmp_path / "state", workers=2)
+    handle = job.start(state_dir=tmp_path / "state")
+    with pipe.open("wb"):
+        handle.stop()
+    assert handle.wait(60).state == "stopped"
+    pipe.unlink()
+    result = job.run(quiet=True, state_dir=tmp_path / "state", workers=workers)
 
+    assert result.restored_from is not None
     assert sorted(out.values, key=str) == run(whole, stream)
 
 

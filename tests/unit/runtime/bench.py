@@ -36,6 +36,11 @@ ONE, TWO = CheckpointId(1), CheckpointId(2)
 END = EndOfInput()
 
 
+def no_groups(keys: list[Any]) -> list[int]:
+    """Return one key group for all."""
+    return [0] * len(keys)
+
+
 class Bench:
     """One task with two inputs or a source, one output, and everything that it tells."""
 
@@ -86,7 +91,11 @@ class Bench:
     def _router(self) -> Any:
         output = OutputChannel(OUT, NEXT, self._deliver, 65_536)
         return make_router(
-            Partitioning.FORWARD, [output], 1, key_group_of=lambda key: 0, max_parallelism=128
+            Partitioning.FORWARD,
+            [output],
+            1,
+            key_groups_of=lambda keys: [0] * len(keys),
+            max_parallelism=128,
         )
 
     def _deliver(self, channel: ChannelId, element: Element) -> int:

@@ -43,7 +43,13 @@ def router(
     group: Callable[[Any], int] = int,
     subtask: int = 0,
 ) -> Router:
-    return make_router(kind, outputs, subtask, key_group_of=group, max_parallelism=128)
+    return make_router(
+        kind,
+        outputs,
+        subtask,
+        key_groups_of=lambda keys: [group(key) for key in keys],
+        max_parallelism=128,
+    )
 
 
 def keyed(keys: list[Any]) -> Batch:
@@ -138,3 +144,18 @@ def test_every_channel_gets_what_is_broadcast() -> None:
     router(Partitioning.BROADCAST, channels(wire, 3)).route(Batch([1, 2]))
 
     assert [wire.values(n) for n in range(3)] == [[1, 2]] * 3
+
+
+def test_a_key_keeps_its_owner_although_the_memory_of_owners_is_cleared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire = Wire()
+    hashing = router(Partitioning.HASH, channels(wire, 2, credits=100))
+    monkeypatch.setattr("flowsnap.runtime.output.MEMO_KEYS_MAX", 2)
+
+    for keys in ([0, 1, 127], [126, 0, 127], [1, 125]):
+        hashing.route(keyed(keys))
+    hashing.flush()
+
+    assert wire.values(0) == ["v0", "v1", "v0", "v1"]
+    assert wire.values(1) == ["v127", "v126", "v127", "v125"]

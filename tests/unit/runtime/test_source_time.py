@@ -240,7 +240,11 @@ def test_records_with_and_without_event_times_do_not_get_into_one_batch() -> Non
     channel = OutputChannel(ChannelId(0), OperatorId("next"), deliver, 65_536)
     channel.grant(9)
     router = make_router(
-        Partitioning.HASH, [channel], 0, key_group_of=lambda key: 0, max_parallelism=128
+        Partitioning.HASH,
+        [channel],
+        0,
+        key_groups_of=lambda keys: [0] * len(keys),
+        max_parallelism=128,
     )
     batches = [Batch([1], [10], ["a"]), Batch([2], None, ["a"]), Batch([3], [30], ["a"])]
     for batch in batches:
