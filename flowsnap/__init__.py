@@ -9,6 +9,7 @@ from flowsnap.core.expiry import TTL
 from flowsnap.errors import ConfigError, FlowsnapError, JobFailed, OperatorError, RestoreError
 from flowsnap.operators.broadcast import BroadcastContext, BroadcastProcess
 from flowsnap.operators.co_process import CoProcess
+from flowsnap.operators.pattern import Pattern, Skip
 from flowsnap.operators.process import KeyedProcess, ProcessFunction
 from flowsnap.operators.process_context import ProcessContext
 from flowsnap.operators.side_output import OutputTag
@@ -38,6 +39,8 @@ __all__ = [
     "Session",
     "WindowProcess",
     "WindowResult",
+    "Pattern",
+    "Skip",
     "TTL",
     "Restart",
     "FlowsnapError",

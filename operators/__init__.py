@@ -25,6 +25,7 @@ from flowsnap.operators.key_by import KeyBy
 from flowsnap.operators.map import Map
 from flowsnap.operators.map_batches import MapBatches
 from flowsnap.operators.over import OverRange, OverRows
+from flowsnap.operators.pattern import MatchPattern, Pattern, Skip
 from flowsnap.operators.process import KeyedProcess, Process, ProcessEach, ProcessFunction
 from flowsnap.operators.process_context import ProcessContext
 from flowsnap.operators.rate_limit import RateLimit
@@ -105,6 +106,9 @@ __all__ = [
     "LookupJoin",
     "LookupCache",
     "LookupRetry",
+    "MatchPattern",
+    "Pattern",
+    "Skip",
 ]
 
 if __name__ != "flowsnap.operators":

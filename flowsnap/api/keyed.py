@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from flowsnap.api.drawing import NAME_LENGTH_MAX, Input, Request, check_name
 from flowsnap.api.joined import Joins
+from flowsnap.api.patterned import Patterns
 from flowsnap.api.steps import KeyedSteps
 from flowsnap.api.stream import Steps, Stream, check_function
 from flowsnap.api.timed import TimedKeyedSteps
@@ -34,6 +35,7 @@ class KeyedStream(
     TimedKeyedSteps[V],
     Joins[K, V],
     KeyedWindows[K, V],
+    Patterns[K, V],
     Generic[K, V],
 ):
     """Records of type ``V`` with a key of type ``K``; made by ``Stream.key_by``.

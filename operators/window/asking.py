@@ -7,6 +7,7 @@ from typing import Any
 
 from flowsnap.core.operator import OperatorContext
 from flowsnap.operators.window.assigner import Window
+from flowsnap.operators.window.event_clock import EventClock
 
 
 class Asked:
@@ -16,8 +17,9 @@ class Asked:
     merged. A timer later than ``last_use_ms`` would find no window any more, and is not registered.
     """
 
-    def __init__(self, context: OperatorContext) -> None:
-        self._context = context
+    def __init__(self, context: OperatorContext, clock: EventClock) -> None:
+        self._clock = clock
+        self.processing_time_ms = context.processing_time_ms
         self._event = context.event_timers("trigger")
         self._processing = context.processing_timers("trigger")
         self.values: dict[str, Any] = {}
@@ -36,10 +38,7 @@ class Asked:
 
     @property
     def watermark_ms(self) -> int:
-        return self._context.watermark_ms
-
-    def processing_time_ms(self) -> int:
-        return self._context.processing_time_ms()
+        return self._clock.ms
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.values.get(name, default)

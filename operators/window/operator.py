@@ -23,6 +23,7 @@ from flowsnap.core.operator import MISSING, Operator, OperatorContext, select
 from flowsnap.operators.rolling import PAGE_RECORDS
 from flowsnap.operators.window.asking import Asked
 from flowsnap.operators.window.assigner import ALL_TIME, Assigner, Global, Window
+from flowsnap.operators.window.event_clock import EventClock
 from flowsnap.operators.window.function import Contents
 from flowsnap.operators.window.lateness import LateRecords, timestamps_of
 from flowsnap.operators.window.live import Live, LiveWindows
@@ -53,9 +54,10 @@ class WindowOperator(Operator):
 
     def open(self, context: OperatorContext) -> None:
         self._context = context
+        self._clock = EventClock(context)
         self._is_default = isinstance(self.trigger, EventTimeTrigger) and self.trigger.is_plain
         self._contents = self._opened = self.contents.open(context)
-        self._asked = Asked(context)
+        self._asked = Asked(context, self._clock)
         self._live = LiveWindows(context, self._instants, has_memory=not self._is_default)
         self.late_records = LateRecords(context, self.late)
         self._values: list[Any] = []
@@ -73,6 +75,8 @@ class WindowOperator(Operator):
         return self._taken()
 
     def advance(self, watermark_ms: int) -> Iterator[Batch]:
+        if not self._clock.advance(watermark_ms):
+            return  # Behind what it was before a restart.
         if not self._is_default:
             for at_ms, key, window in self._asked.due(watermark_ms):
                 self._on_timer(key, Window(*window), at_ms, is_clock=False)
@@ -99,6 +103,10 @@ class WindowOperator(Operator):
 
     def next_processing_time_ms(self) -> int | None:
         return self._asked.next_by_clock_ms()
+
+    def before_barrier(self) -> Iterator[Batch]:
+        self._clock.save()
+        return iter(())
 
     def close(self) -> None:
         if self._opened is not None:
@@ -136,7 +144,7 @@ class WindowOperator(Operator):
 
     def _add_to_sessions(self, key: Any, records: list[tuple[int, Any, Any]]) -> list[int]:
         self._context.key = key
-        assigner, watermark_ms = self.assigner, self._context.watermark_ms
+        assigner, watermark_ms = self.assigner, self._clock.ms
         windows = [assigner.windows(when, value)[0] for _, when, value in records]
         is_early = min(window.last_ms for window in windows) > watermark_ms
         if is_early and len(records) == 1:
@@ -204,13 +212,13 @@ class WindowOperator(Operator):
         self._live.remember(grown, values)
 
     def _is_late(self, window: Window) -> bool:
-        return window.last_ms + self.lateness_ms <= self._context.watermark_ms
+        return window.last_ms + self.lateness_ms <= self._clock.ms
 
     def _instants(self, window: Window) -> Iterable[int]:
         """Return when the schedule has something to do for a window."""
         if not self._is_default:
             return () if window == ALL_TIME else (window.last_ms + self.lateness_ms,)
-        if self.lateness_ms and window.last_ms > self._context.watermark_ms:
+        if self.lateness_ms and window.last_ms > self._clock.ms:
             return (window.last_ms, window.last_ms + self.lateness_ms)
         return (window.last_ms + self.lateness_ms,)
 
@@ -223,7 +231,7 @@ class WindowOperator(Operator):
         """Add records of one key to one window, and do what its trigger says."""
         if self._is_default:
             self._add(live, values, times)
-            if live.window.last_ms <= self._context.watermark_ms:
+            if live.window.last_ms <= self._clock.ms:
                 self._fire(key, live, None)
             return
         done = 0

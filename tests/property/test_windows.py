@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -129,7 +130,7 @@ def run(steps: list[Any], model: Model, *operators: Operator) -> Rig:
     rig = Rig(*operators)
     for step in steps:
         if step == "restore":
-            rig = rig.restored()
+            rig = without_watermark(rig)
         elif isinstance(step, int):
             rig.watermark(step)
             model.advance(step)
@@ -140,6 +141,14 @@ def run(steps: list[Any], model: Model, *operators: Operator) -> Rig:
     rig.end()
     model.advance(MAX_WATERMARK)
     return rig
+
+
+def without_watermark(rig: Rig) -> Rig:
+    """Restore as after a change of the parallelism, which may set event time back."""
+    saved = replace(rig.snapshot(), watermark_ms=MIN_WATERMARK)
+    again = Rig(*rig.templates, saved=saved)
+    again.out = rig.out
+    return again
 
 
 def plain(results: list[Any]) -> list[Any]:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from flowsnap.core.watermark import MIN_WATERMARK
 from flowsnap.errors import ConfigError
 from flowsnap.operators.rolling import PAGE_RECORDS
 from flowsnap.operators.window import (
@@ -120,3 +123,15 @@ def test_records_without_event_time_are_refused() -> None:
     for rig in (rig_of(assigner), combined(assigner)):
         with pytest.raises(ConfigError, match="records without event time"):
             rig.push([1], None, ["a"])
+
+
+@pytest.mark.parametrize("lateness", [0, 6])
+def test_a_restart_that_sets_event_time_back_fires_nothing_again(lateness: int) -> None:
+    rig = push(rig_of(Sliding("10ms", "5ms"), lateness), 6).watermark(9)
+
+    saved = replace(rig.snapshot(), watermark_ms=MIN_WATERMARK)
+    again = push(Rig(*rig.templates, saved=saved), 3).watermark(8)
+
+    refired = [result(-5, 5, 3, 1), result(0, 10, 9, 2)]
+    assert again.values == (refired if lateness else [])
+    assert again.end().values[-1] == result(5, 15, 6, 1)
