@@ -74,7 +74,7 @@ def engine(books: Path, directory: Path, words: int, *, workers: int) -> float:
         (
             pipeline.source(TextFiles(books), name="lines")
             .flat_map(str.split)
-            .key_by(lambda word: word)
+            .key_by()
             .count(emit="final", name="counts")
             .sink(JsonLinesFiles(Path(out) / "counts"), name="out")
         )

@@ -37,7 +37,9 @@ class KeyBy(Operator):
             TypeError: a key cannot be hashed, or its type has no stable bytes.
         """
         self.cursor = iter(batch.values)
-        keys = list(selected(self.selector, batch.values, self.cursor))
+        keys = batch.values  # lists of a batch are never changed: without a selector one serves
+        if self.selector is not None:
+            keys = list(selected(self.selector, keys, self.cursor))
         if keys and type(keys[0]) not in _ALWAYS_HASHABLE:
             self._check(keys, batch)
         return Batch(batch.values, batch.timestamps, keys)

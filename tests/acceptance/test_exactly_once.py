@@ -19,8 +19,8 @@ IN_JOB_MANAGER = sorted(name for name in POINTS if name.startswith(("jm.", "gc."
 IN_WORKER = sorted(POINTS - set(IN_JOB_MANAGER))
 ON_RESTORE_ONLY = {"rs.files_verified", "rs.state_opened", "rs.manifest_read", "rs.recommitted"}
 DURING_SUBMISSION = {"rs.attempt_persisted", "rs.manifest_read"}  # these pass in the job manager
-FAST_WORKER = ["op.frozen", "sink.prepared", "sink.commit_called"]
-FAST_JOB_MANAGER = ["jm.manifest_renamed", "jm.notify_sent"]
+FAST_WORKER = ["sink.prepared"]
+FAST_JOB_MANAGER = ["jm.manifest_renamed"]
 
 
 def finish(run: Run) -> str:
@@ -84,6 +84,7 @@ def test_one_process_without_workers_is_resumed_too(tmp_path: Path) -> None:
     assert "restored from checkpoint" in text
 
 
+@pytest.mark.slow
 def test_a_job_is_resumed_with_another_number_of_workers(tmp_path: Path) -> None:
     run = Run(tmp_path, "--workers", "1")
     until(lambda: len(run.checkpoints()) >= 2, "two checkpoints")

@@ -122,6 +122,7 @@ def cancelled(rows: list[dict[str, str]]) -> Counter[tuple[Any, ...]]:
 # --- results
 
 
+@pytest.mark.slow
 @real_flights
 def test_every_departure_of_the_year_counts_once(output: Path, rows: list[dict[str, str]]) -> None:
     result = flights.pipeline(str(output)).run(quiet=True)
@@ -133,6 +134,7 @@ def test_every_departure_of_the_year_counts_once(output: Path, rows: list[dict[s
     assert_page_is_true(output)
 
 
+@pytest.mark.slow
 @real_flights
 def test_the_numbers_survive_the_death_of_a_worker(
     output: Path, rows: list[dict[str, str]]

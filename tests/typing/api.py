@@ -13,9 +13,11 @@ from flowsnap import (
     KeyedProcess,
     KeyedStream,
     OutputTag,
+    Pattern,
     Pipeline,
     ProcessContext,
     ProcessFunction,
+    Skip,
     Stream,
     bounded,
     split,
@@ -193,6 +195,19 @@ def joins(keyed: KeyedStream[str, Payment], orders: Stream[int]) -> None:
     grouped = keyed.co_group(by_order, window=Tumbling("1m"))
     assert_type(grouped.apply(lambda key, lefts, rights: len(lefts)), Stream[int])
     assert_type(keyed.lookup_join(dict.fromkeys).pairs(), Stream[tuple[Payment, Any]])
+
+
+def spent(match: dict[str, list[Payment]]) -> float:
+    return match["much"][0].amount
+
+
+def patterns(keyed: KeyedStream[str, Payment]) -> None:
+    twice = Pattern.begin("much", where=lambda payment: payment.amount > 9).times(2).within("1m")
+    found = keyed.pattern(twice, skip=Skip.PAST_LAST, timed_out="once")
+    assert_type(found.select(spent), Stream[float])
+    assert_type(found.flat_select(lambda match: match["much"]), Stream[Payment])
+    keyed.pattern("much")  # type: ignore[arg-type]
+    keyed.pattern(twice, skip="past_last")  # type: ignore[arg-type]
 
 
 def mistakes(job: Pipeline, keyed: KeyedStream[str, Payment]) -> None:
