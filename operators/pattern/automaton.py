@@ -18,11 +18,11 @@ BEFORE_ALL = (-1, 0)
 
 
 class Way(NamedTuple):
-    """A step that may take a record, as the ``count``-th; ``bit`` is set while the way is open."""
+    """A step that may take a record, as the ``nth``; ``bit`` is set while the way is open."""
 
     bit: int
     step: int
-    count: int
+    nth: int
     contiguity: Contiguity
     is_loop: bool
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from flowsnap.errors import ConfigError
@@ -34,7 +35,7 @@ class Condition:
 
     clauses: tuple[Clause, ...] = ()
 
-    @property
+    @cached_property
     def is_iterative(self) -> bool:
         """Whether it looks at what has been taken so far."""
         return any(clause.is_iterative for clause in self.clauses)

@@ -10,6 +10,8 @@ Source: Agrawal et al., "Efficient Pattern Matching over Event Streams" (SIGMOD 
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from math import inf
 from typing import Any, NamedTuple
 
 from flowsnap.errors import ConfigError
@@ -87,16 +89,16 @@ class Matcher:
     def expire(self, runs: Runs, now_ms: int) -> Outcomes:
         """Give up partial matches whose time is up at ``now_ms``."""
         outcomes = Outcomes([], [])
-        if self.within_ms is None:
+        if self.within_ms is None or not runs.partials:
             return outcomes
         while runs.partials and runs.partials[0].start_ms + self.within_ms <= now_ms:
             start = runs.partials[0].start
-            found: list[Held] = []
             at_ms = runs.partials[0].start_ms + self.within_ms
-            ended = [one for one in runs.partials if one.start == start]
-            runs.partials = runs.partials[len(ended) :]
+            count = bisect_right(runs.partials, start, key=_start_of)
+            ended, runs.partials = runs.partials[:count], runs.partials[count:]
+            found: list[Held] = []
             for partial in ended:
-                place = self.automaton.place(partial.last.step, partial.last.count)
+                place = self.automaton.place(partial.last.step, partial.last.nth)
                 if partial.open & place.waiting:
                     found.append(Held(partial.last, partial.start))
                 elif not place.is_match:
@@ -108,7 +110,7 @@ class Matcher:
         """Return the matches that no record can rule out or make longer any more."""
         found = []
         for partial in runs.partials:
-            place = self.automaton.place(partial.last.step, partial.last.count)
+            place = self.automaton.place(partial.last.step, partial.last.nth)
             if partial.open & place.waiting:
                 found.append(Held(partial.last, partial.start))
         runs.partials = []
@@ -127,6 +129,8 @@ class Matcher:
         self, runs: Runs, found: list[Held], at_ms: int | None, outcomes: list[Outcome]
     ) -> None:
         """Let out what nothing holds back; ``found`` has been completed just now."""
+        if not (found or runs.held):
+            return
         if len(found) > 1:
             found.sort(key=_order)
         if self.skip.kind == "no":
@@ -162,9 +166,10 @@ class _Show:
     def to(self, partial: Partial) -> None:
         """Show the record to one partial match."""
         self._last = last = partial.last
-        place = self._automaton.place(last.step, last.count)
+        place = self._automaton.place(last.step, last.nth)
         refused = place.refused if last.number + 1 == self._number else ()
-        if any(map(self._is_met, place.banned)) or any(map(self._is_met, refused)):
+        nots = (*place.banned, *refused)
+        if nots and any(map(self._is_met, nots)):
             return
         longer, left = self._taken(place, partial.open)
         if left & place.waiting and place.decided == "by the next":
@@ -200,11 +205,11 @@ class _Show:
         return longer, is_open
 
     def _by(self, way: Way) -> Taken:
-        return Taken(self._last, way.step, way.count, self._number, self._at_ms, self._record)
+        return Taken(self._last, way.step, way.nth, self._number, self._at_ms, self._record)
 
     def _grown(self, taken: Taken, start: int, start_ms: int) -> None:
         """Take note of a partial match that has taken the record."""
-        place = self._automaton.place(taken.step, taken.count)
+        place = self._automaton.place(taken.step, taken.nth)
         if place.is_match and place.decided == "at once":
             self.found.append(Held(taken, start))
         if place.opening:
@@ -227,10 +232,11 @@ class _Show:
         return found
 
 
-def _order(held: Held) -> tuple[int, list[tuple[int, int]]]:
+def _order(held: Held) -> tuple[int, list[tuple[float, int]]]:
     """Matches found at once: by their records, so that the longest of a beginning is first."""
-    return held.start, [(taken.number, taken.step) for taken in held.last.path()]
+    path: list[tuple[float, int]] = [(taken.number, taken.step) for taken in held.last.path()]
+    return held.start, [*path, (inf, 0)]
 
 
-def _start_of(held: Held) -> int:
-    return held.start
+def _start_of(one: Held | Partial) -> int:
+    return one.start

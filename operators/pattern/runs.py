@@ -16,13 +16,13 @@ VERSION = 1
 class Taken(NamedTuple):
     """A record that a step has taken, and the path to it.
 
-    ``count`` is how many the step has taken by now; of a step without limit no more than it needs.
+    ``nth`` is how many the step has taken by now; of a step without limit no more than it needs.
     ``number`` is that of the record among those of its key.
     """
 
     before: Taken | None
     step: int
-    count: int
+    nth: int
     number: int
     at_ms: int
     record: Any
@@ -92,9 +92,9 @@ class Runs:
         rows, numbers, records, partials, held = columns
         by_number = dict(zip(numbers, records, strict=True))
         paths: list[Taken] = []
-        for before, step, count, number, at_ms in rows:
+        for before, step, nth, number, at_ms in rows:
             linked = None if before < 0 else paths[before]
-            paths.append(Taken(linked, step, count, number, at_ms, by_number[number]))
+            paths.append(Taken(linked, step, nth, number, at_ms, by_number[number]))
         self.partials = [Partial(paths[row], *rest) for row, *rest in partials]
         self.held = [Held(paths[row], start) for row, start in held]
 
