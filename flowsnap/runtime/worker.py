@@ -97,6 +97,7 @@ class Worker:
         self.steps = 0
         self.is_done = False
         self.plane: DataPlane | None = None
+        self.connections = 0  # counts how often the sockets of ``plane`` have changed
         self._control = control
         self._clock = clock
         self._edges = edges
@@ -241,6 +242,7 @@ class Worker:
         self.plane = edges.make_plane(deploy, self.id) if deploy.graph.workers > 1 else None
         if self.plane is not None:
             self.plane.bind()
+            self.connections += 1
         builder = Builder(
             deploy, self.id, edges.load_code(deploy), writer, edges.make_state, self._clock
         )
@@ -256,6 +258,7 @@ class Worker:
     def _start(self) -> None:
         if self.plane is not None:
             self.plane.connect()
+            self.connections += 1
         self._is_running = True
         for task in self._tasks:
             task.start()
@@ -275,6 +278,7 @@ class Worker:
         if self.plane is not None:
             self.plane.close()
             self.plane = None
+            self.connections += 1
 
     def _fail(self, task: TaskRunner | None, error: Exception) -> None:
         message = describe_failure(error, self._attempt, self.id, task.id if task else None)

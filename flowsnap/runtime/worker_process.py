@@ -84,14 +84,11 @@ def _run(settings: WorkerSettings, context: zmq.Context[Any]) -> None:
 
 
 def _loop(worker: Worker, control: ControlClient) -> None:
-    poller, plane = zmq.Poller(), None
-    for socket in control.sockets:
-        poller.register(socket, zmq.POLLIN)
+    poller, polled = zmq.Poller(), -1
     while not worker.is_done:
         wait_ms = worker.step()
-        if worker.plane is not plane:
-            plane = worker.plane
-            poller = zmq.Poller()
+        if worker.connections != polled:
+            polled, plane, poller = worker.connections, worker.plane, zmq.Poller()
             for socket in [*control.sockets, *(plane.sockets if plane is not None else ())]:
                 poller.register(socket, zmq.POLLIN)
         if wait_ms:
