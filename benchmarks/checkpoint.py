@@ -12,7 +12,7 @@ from flowsnap.connectors import Discard, Generator
 from flowsnap.core.manifest import CheckpointManifest, new_bytes, size_bytes
 
 TOUCHED_SHARE = 0.01
-RECORDS_PER_PHASE = 400_000
+RECORDS_PER_PHASE = 1_200_000
 """About as many as are processed between two checkpoints: the touched keys change that often."""
 
 
@@ -33,7 +33,7 @@ class Touches:
 def run(quick: bool) -> list[Row]:
     """Measure a running job with a checkpoint each second, and the same without."""
     keys = 100_000 if quick else 1_000_000
-    records = keys + (2_000_000 if quick else 12_000_000)
+    records = keys + (3_000_000 if quick else 16_000_000)
     announce("one long run, for the pause and the bytes")
     long_run = engine(keys, records, checkpoint_interval="1s")
     small = _after_loading(long_run.manifests, keys)
