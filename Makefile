@@ -22,10 +22,10 @@ demo: $(READY)
 	@$(RUN) -m flowsnap.examples.demo $(ARGS)
 
 test: $(READY)
-	@$(RUN) -m pytest -q $(ARGS)
+	@$(RUN) -m pytest -q -n auto $(ARGS)
 
 test-slow: $(READY)
-	@$(RUN) -m pytest -q -m slow $(ARGS)
+	@$(RUN) -m pytest -q -n auto -m slow $(ARGS)
 
 check: $(READY)
 	@echo "ruff format" && $(RUN) -m ruff format --check --quiet .

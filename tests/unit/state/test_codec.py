@@ -57,7 +57,7 @@ class Broken:
 
 
 IMMUTABLE: list[Any] = [
-    1, 1.5, "x", b"x", True, None, (1, ("a",)), frozenset([1]), datetime.now(UTC), Decimal(1),
+    1, 1.5, "x", b"x", True, None, (1, ("a",)), frozenset([1]), datetime(2026, 1, 2, tzinfo=UTC), Decimal(1),
     UUID(int=1), Colour.RED, Point(1), Frozen((1,)), Account("x"),
 ]  # fmt: skip
 MUTABLE: list[Any] = [
@@ -99,7 +99,7 @@ PLAIN: list[list[Any]] = [
 ]  # fmt: skip
 NOT_PLAIN: list[list[Any]] = [
     [[1]], [1, (1,)], [(1, (2,))], [(1, [2])], [2**64], ["\ud800"], [Counter(1)], [Point(1)],
-    [datetime.now(UTC)], [{1: 2}],
+    [datetime(2026, 1, 2, tzinfo=UTC)], [{1: 2}],
 ]  # fmt: skip
 
 
