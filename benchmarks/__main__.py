@@ -48,6 +48,9 @@ def main(
     record = run(choose(names), console, is_quick=quick)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
+        if len(record.benchmarks) == 1:
+            (only,) = record.benchmarks
+            record = msgspec.structs.replace(record, name=only.name, rows=only.rows)
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
     if former is not None:
         console.print(comparison(record, former))

@@ -61,9 +61,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[Row, ...] = ()
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A run of several benchmarks, and what it ran on."""
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A run of benchmarks, and what it ran on; of a single one ``name`` and ``rows`` as well."""
 
+    name: str = ""
+    rows: tuple[Row, ...] = ()
     benchmarks: tuple[Result, ...]
     machine: dict[str, str | int]
     versions: dict[str, str]

@@ -57,7 +57,8 @@ class Broken:
 
 
 IMMUTABLE: list[Any] = [
-    1, 1.5, "x", b"x", True, None, (1, ("a",)), frozenset([1]), datetime(2026, 1, 2, tzinfo=UTC), Decimal(1),
+    1, 1.5, "x", b"x", True, None, (1, ("a",)), frozenset([1]), Decimal(1),
+    datetime(2026, 1, 2, tzinfo=UTC),
     UUID(int=1), Colour.RED, Point(1), Frozen((1,)), Account("x"),
 ]  # fmt: skip
 MUTABLE: list[Any] = [
