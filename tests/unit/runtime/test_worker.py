@@ -1,9 +1,11 @@
 from __future__ import annotations
 
-import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import zmq
 
 from flowsnap import Pipeline
@@ -63,10 +65,24 @@ def tell(control: MemoryControl, worker: Worker, message: ToWorker) -> None:
     worker.step()
 
 
-def test_the_sockets_that_a_start_makes_are_told_to_whoever_polls(tmp_path: Path) -> None:
-    os.chmod(tmp_path, 0o700)
-    context: zmq.Context[Any] = zmq.Context()
-    worker, control, deploy = deployed(tmp_path, context)
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A private directory whose path is short enough for sockets, wherever tests run."""
+    with tempfile.TemporaryDirectory(prefix="flowsnap-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[Any]]:
+    made: zmq.Context[Any] = zmq.Context()
+    yield made
+    made.destroy(linger=0)
+
+
+def test_the_sockets_that_a_start_makes_are_told_to_whoever_polls(
+    directory: Path, context: zmq.Context[Any]
+) -> None:
+    worker, control, deploy = deployed(directory, context)
     worker._control.greet()  # type: ignore[attr-defined]
     control.server.receive()
     tell(control, worker, deploy)
@@ -78,4 +94,3 @@ def test_the_sockets_that_a_start_makes_are_told_to_whoever_polls(tmp_path: Path
     assert plane.sockets
     assert worker.connections > polled
     worker.drop()
-    context.destroy(linger=0)
