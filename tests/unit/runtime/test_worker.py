@@ -83,6 +83,8 @@ def test_the_sockets_that_a_start_makes_are_told_to_whoever_polls(
     directory: Path, context: zmq.Context[Any]
 ) -> None:
     worker, control, deploy = deployed(directory, context)
+    peer = make_plane(context, deploy, WorkerId(0))
+    peer.bind()
     worker._control.greet()  # type: ignore[attr-defined]
     control.server.receive()
     tell(control, worker, deploy)
@@ -94,3 +96,4 @@ def test_the_sockets_that_a_start_makes_are_told_to_whoever_polls(
     assert plane.sockets
     assert worker.connections > polled
     worker.drop()
+    peer.close()
