@@ -8,12 +8,12 @@ from pathlib import Path
 
 from flowsnap.config import JobConfig
 from flowsnap.core import restore
-from flowsnap.core.graph import ExecutionGraph, JobGraph, OperatorKind
+from flowsnap.core.graph import ExecutionGraph, JobGraph, OperatorKind, build_execution_graph
 from flowsnap.core.ids import CheckpointId, OperatorId
 from flowsnap.core.manifest import CheckpointManifest
 from flowsnap.core.message import TaskAssignment
 from flowsnap.core.operator import Sink, Source, Split, Submission
-from flowsnap.errors import ConfigError, RestoreError
+from flowsnap.errors import RestoreError
 from flowsnap.failpoint import failpoint
 from flowsnap.runtime.attempt import CodeBlob, Deployment
 from flowsnap.runtime.definition import PipelineDefinition
@@ -57,9 +57,11 @@ class Recovery:
         """
         self._directory.clean_leftovers()
         self._restored = self._choose()
+        self._splits = self._enumerate()
+        # Whatever does not fit is found before anything is begun, gone back from, or removed.
+        self._assign(build_execution_graph(self.job_graph, workers=1))
         if self._restored is None or self._restored.run_id != self.run_id:
             self.run_id = self._directory.begin_run()
-        self._splits = self._enumerate()
         if self._restored is not None:
             self._directory.go_back(self._restored.checkpoint_id)
         self._newest_before = max(self._directory.checkpoints(), default=CheckpointId(0))
@@ -205,7 +207,6 @@ class Recovery:
                     splits[spec.name] = known
                     continue
                 splits[spec.name] = source.splits(spec.parallelism)
-                _refuse_twins(spec.name, splits[spec.name])
         return splits
 
     def _known_splits(self, source: OperatorId) -> list[Split]:
@@ -225,11 +226,3 @@ class Recovery:
             if spec.kind is OperatorKind.SINK and isinstance(template, Sink):
                 found.append((spec.name, template))
         return found
-
-
-def _refuse_twins(source: OperatorId, splits: Sequence[Split]) -> None:
-    seen: set[str] = set()
-    for split in splits:
-        if split.id in seen:
-            raise ConfigError(f"source {source!r} has two splits called {split.id!r}")
-        seen.add(split.id)

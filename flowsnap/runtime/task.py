@@ -176,6 +176,8 @@ class TaskRunner:
 
     def next_step_ms(self, now_ms: int) -> int | None:
         """Return when ``step`` is worth calling again without anything arriving; None: never."""
+        if self.waits_for() is not None:
+            return None  # Credit is what it waits for, and that arrives.
         due = []
         has_ended = self.state is TaskState.ENDED  # Then neither is asked any more.
         if self._is_asynchronous and not has_ended:

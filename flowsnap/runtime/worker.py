@@ -105,7 +105,6 @@ class Worker:
         self._tasks: list[TaskRunner] = []
         self._inputs: dict[ChannelId, InputChannel] = {}
         self._outputs: dict[ChannelId, OutputChannel] = {}
-        self._by_id: dict[TaskId, TaskRunner] = {}
         self._snapshots: Snapshotter | None = None
         self._is_running = False
         self._progress_at_ms = 0
@@ -249,7 +248,6 @@ class Worker:
         for built in builder.build(self, self._deliver, self._grant):
             task = built.runner
             self._tasks.append(task)
-            self._by_id[task.id] = task
             self._inputs.update(task.inputs)
             self._outputs.update({channel.id: channel for channel in task.outputs})
             self._snapshots.register(task.id, built.restored_files)
@@ -268,7 +266,7 @@ class Worker:
         """Drop everything of the current attempt; an error while closing is not worth another."""
         self._is_running = False
         tasks, self._tasks = self._tasks, []
-        self._by_id, self._inputs, self._outputs = {}, {}, {}
+        self._inputs, self._outputs = {}, {}
         if self._snapshots is not None:
             self._snapshots.close()
             self._snapshots = None

@@ -278,7 +278,7 @@ def test_a_source_with_two_splits_of_one_name_is_refused(lives: Lives) -> None:
 
     lives.source = Twins({})
 
-    with pytest.raises(ConfigError, match="source 'lines' has two splits called 'a'"):
+    with pytest.raises(ConfigError, match="source 'lines' has two splits with the id 'a'"):
         lives.begin()
 
 
@@ -289,6 +289,20 @@ def test_a_pipeline_that_does_not_fit_its_checkpoint_is_refused(lives: Lives) ->
 
     with pytest.raises(StateIncompatible, match=r"'lines'.*the pipeline has 'rows'"):
         lives.begin(graph=changed(words(), LINES, name="rows"))
+
+
+def test_input_that_is_gone_is_found_before_anything_is_removed(lives: Lives) -> None:
+    first = lives.begin()
+    attempt(first)
+    complete(first, 1, 1, None)
+    complete(first, 2, 2, None)
+    lives.source = ListSource({"a": [1, 2]})
+
+    with pytest.raises(RestoreError, match="split 'b'"):
+        lives.begin(restore=1)
+
+    assert len(lives.sink.submissions) == 1
+    assert JobDirectory.read(lives.root / "state", first.job).checkpoints() == [ONE, TWO]
 
 
 def test_a_refused_submission_has_told_no_sink(lives: Lives) -> None:

@@ -144,6 +144,15 @@ def test_an_idle_source_says_when_to_come_back() -> None:
     assert bench.runner.next_step_ms(100) == 130
 
 
+def test_a_source_without_credit_is_not_due_until_credit_comes() -> None:
+    bench = Bench(Map(str), source=ListSource({"a": [1, 2, 3]}), credits=0)
+    bench.work()
+
+    assert bench.runner.next_step_ms(100) is None, "or its worker would spin"
+    bench.grant(1)
+    assert bench.runner.next_step_ms(100) == 100
+
+
 # --- alignment
 
 
