@@ -62,7 +62,8 @@ class CheckedWorker(Worker, AbortsOf):
 
     def snapshot_taken(self, snapshot: TakenSnapshot) -> None:
         assert self.flow is not None
-        self.flow.snapshot(self._by_id[snapshot.task.id], snapshot.checkpoint_id)
+        task = next(task for task in self._tasks if task.id == snapshot.task.id)
+        self.flow.snapshot(task, snapshot.checkpoint_id)
         super().snapshot_taken(snapshot)
 
 
