@@ -87,6 +87,8 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     interval_ms: int = 300_000
 
 
+ALIGNMENT_TIMEOUT_MS_MAX = 3_600_000
+
 CAPACITY_BATCHES_MAX = 1_000
 """Well below the high-water mark that ``transport/connection.py`` sets for a channel."""
 
@@ -101,6 +103,9 @@ class JobConfig(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_failures_max: int = 10
     checkpoints_retained: int = 3
     checkpoint_mode: Literal["exactly-once", "at-least-once"] = "exactly-once"
+    checkpoint_alignment: Literal["aligned", "unaligned"] = "aligned"
+    alignment_timeout_ms: int = 0
+    checkpoints_concurrent: int = 1
     restart: Restart = Restart()
     state_memory_bytes: int = 256 * 2**20
     batch_bytes: int = 65_536
@@ -122,6 +127,40 @@ class JobConfig(msgspec.Struct, frozen=True, kw_only=True):
                 f"channel_capacity_batches: {self.channel_capacity_batches} is more than "
                 f"{CAPACITY_BATCHES_MAX}"
             ).hint("what waits in a channel is memory, and delays every barrier")
+        self._check_alignment()
+
+    def _check_alignment(self) -> None:
+        is_aligned = self.checkpoint_alignment == "aligned"
+        if self.alignment_timeout_ms > ALIGNMENT_TIMEOUT_MS_MAX:
+            raise ConfigError(
+                f"alignment_timeout_ms: {self.alignment_timeout_ms} is more than "
+                f"{ALIGNMENT_TIMEOUT_MS_MAX}"
+            )
+        if self.alignment_timeout_ms and not is_aligned:
+            raise ConfigError(
+                "alignment_timeout_ms says when an aligned checkpoint becomes unaligned, and "
+                "checkpoint_alignment is unaligned from the beginning"
+            ).hint("leave one of them out")
+        if self.checkpoint_mode == "at-least-once" and not (
+            is_aligned and not self.alignment_timeout_ms
+        ):
+            raise ConfigError("checkpoints that are at-least-once are never unaligned").hint(
+                "nothing waits at a barrier then: leave checkpoint_alignment as it is"
+            )
+        if self.checkpoints_concurrent > 1 and not (is_aligned and not self.alignment_timeout_ms):
+            raise ConfigError(
+                f"checkpoints_concurrent: {self.checkpoints_concurrent} unaligned checkpoints "
+                f"cannot be under way at once"
+            ).hint("each would record what the others record: set checkpoints_concurrent to 1")
+
+    def barrier_timeout_of(self, alignment: str | None) -> int | None:
+        """Return what a barrier carries: None, it waits for ever; 0, it overtakes at once.
+
+        ``alignment`` is that of one checkpoint; None: as the job's.
+        """
+        if (alignment or self.checkpoint_alignment) == "unaligned":
+            return 0
+        return None if alignment else self.alignment_timeout_ms or None
 
 
 _LEAST = {
@@ -131,6 +170,8 @@ _LEAST = {
     "checkpoint_pause_ms_min": 0,
     "checkpoint_failures_max": 0,
     "checkpoints_retained": 1,
+    "alignment_timeout_ms": 0,
+    "checkpoints_concurrent": 1,
     "state_memory_bytes": 2**20,
     "batch_bytes": 1024,
     "batch_linger_ms": 0,

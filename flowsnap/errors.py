@@ -103,6 +103,29 @@ class StorageError(FlowsnapError):
         self.is_definite = is_definite
 
 
+class StoreUnavailable(FlowsnapError):
+    """A system that a connector writes to or reads from does not answer, or not as yet.
+
+    Whether the last call took effect is unknown.
+    """
+
+    restartable = True
+
+
+class OutputRefused(FlowsnapError):
+    """A system that a sink writes to refuses the output, and would refuse it again.
+
+    Not restartable. The checkpoint keeps the output: it is written when the job is started again.
+    """
+
+
+class DataLost(FlowsnapError):
+    """Records that a source was still to read are gone.
+
+    Not restartable: they would be missing again.
+    """
+
+
 class ConnectionLost(FlowsnapError):
     """A peer is gone."""
 

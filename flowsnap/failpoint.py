@@ -25,6 +25,7 @@ POINTS: frozenset[str] = frozenset(
     {
         "src.read", "src.offset_recorded", "src.barrier_injected",
         "ch.frame_sent", "ch.barrier_sent", "ch.barrier_recv_first", "ch.aligned",
+        "uc.channel_state_open", "uc.channel_state_sealed",
         "op.pre_snapshot", "op.frozen", "op.file_written", "op.checkpointed",
         "op.file_stored", "op.ack_sent",
         "sink.prepared", "sink.notify_recv", "sink.commit_called", "sink.committed",

@@ -5,20 +5,34 @@ pickle runs code. Whoever calls ``load`` or ``load_code`` has checked before whe
 from: a frame of an authenticated peer, a file whose sha256 a verified manifest lists, or the
 code blob whose sha256 the job manager announced. Nothing else in flowsnap may unpickle
 (``tests/test_architecture.py`` enforces it).
+
+``load_plain`` runs no code of anybody: it takes any bytes, knows a fixed list of plain types, and
+puts an ``Opaque`` in the place of everything else.
 """
 
 from __future__ import annotations
 
+import collections
+import datetime
+import decimal
+import fractions
 import hashlib
+import io
+import ipaddress
+import pathlib
 import pickle
 import sys
 import types
-from collections.abc import Iterable
-from typing import Any
+import uuid
+import zoneinfo
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from reprlib import recursive_repr
+from typing import Any, ClassVar, NoReturn
 
 import cloudpickle
 
-from flowsnap.errors import ConfigError
+from flowsnap.errors import ConfigError, StateError
 
 PROTOCOL = 5
 
@@ -38,6 +52,149 @@ def dump(value: object) -> bytes:
 def load(data: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
     """Return the value of pickle bytes that come from a verified place (see the module)."""
     return pickle.loads(data, buffers=buffers)
+
+
+def load_plain(data: bytes | memoryview) -> Any:
+    """Return the value of pickle bytes from anywhere, without importing or calling what they name.
+
+    Values of a fixed list of plain types come back as they were; an ``Opaque`` stands for an
+    object of any other.
+
+    Raises:
+        StateError: the bytes are no pickle, or one that needs its classes to be put together.
+    """
+    try:
+        return _PlainUnpickler(io.BytesIO(data)).load()
+    except Exception as error:  # What a forged pickle makes of plain types is anybody's guess.
+        raise StateError(f"{len(data)} bytes are no plain value: {error}").hint(
+            "read it with the classes of the job: trust=True"
+        ) from error
+
+
+class Opaque:
+    """An object whose class is not loaded: the name of its type, and what it was made of."""
+
+    __slots__ = ("_arguments", "_items", "_names", "_state")
+
+    type_name: ClassVar[str] = "object"
+    """``module.qualname`` of its class."""
+
+    _arguments: tuple[Any, ...]
+    _names: dict[str, Any]
+    _state: Any
+    _items: list[Any]
+
+    def __new__(cls, *arguments: Any, **names: Any) -> Opaque:
+        made = object.__new__(cls)
+        made._arguments, made._names, made._state, made._items = arguments, names, None, []
+        return made
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What it was made of, by name; by number where names are not in the bytes."""
+        found = {str(number): value for number, value in enumerate(self._arguments)} | self._names
+        state = self._state
+        for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
+            if isinstance(part, dict):
+                found |= {str(name): value for name, value in part.items()}
+            elif part is not None:
+                listed = part if isinstance(part, (list, tuple)) else [part]
+                found |= {str(number): value for number, value in enumerate(listed)}
+        if self._items:
+            found["items"] = self._items
+        return found
+
+    def __setstate__(self, state: Any) -> None:
+        self._state = state
+
+    def append(self, item: Any) -> None:
+        """Take an item, as a list would."""
+        self._items.append(item)
+
+    def extend(self, items: Iterable[Any]) -> None:
+        """Take items, as a list would."""
+        self._items.extend(items)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._items.append((key, value))
+
+    def __call__(self, *arguments: Any) -> Opaque:
+        return Opaque(self, *arguments)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"it stands for a {self.type_name}, whose class was not loaded")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Opaque) or self.type_name != other.type_name:
+            return False
+        return self.fields == other.fields
+
+    def __hash__(self) -> int:
+        return hash(self.type_name)  # What it is made of may be mutable, or still to come.
+
+    @recursive_repr()
+    def __repr__(self) -> str:
+        inside = ", ".join(
+            repr(value) if name.isdigit() else f"{name}={value!r}"
+            for name, value in self.fields.items()
+        )
+        return f"{self.type_name.rpartition('.')[2]}({inside})"
+
+
+@lru_cache(maxsize=1024)
+def opaque_type(type_name: str) -> type[Opaque]:
+    """Return the class of the placeholders for objects of a type."""
+    return type("Opaque", (Opaque,), {"__slots__": (), "type_name": type_name})
+
+
+class _Plain:
+    """A plain type that a pickle may call and nothing else: it cannot be changed through it."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: Any, **names: Any) -> Any:
+        return self._make(*arguments, **names)
+
+    def __setstate__(self, state: Any) -> NoReturn:
+        raise pickle.UnpicklingError("a type cannot be changed")
+
+    def __repr__(self) -> str:
+        return f"<{getattr(self._make, '__qualname__', self._make)}>"
+
+
+def _from_fields(class_: Callable[..., Any], fields: dict[str, Any]) -> Any:
+    return class_(**fields)  # How a msgspec.Struct of named fields is pickled.
+
+
+_PLAIN_TYPES: dict[str, Any] = {
+    f"{type_.__module__}.{type_.__qualname__}": type_
+    for type_ in (
+        bool, bytearray, bytes, complex, dict, float, frozenset, int, list, range, set, slice, str,
+        tuple, collections.Counter, collections.OrderedDict, collections.defaultdict,
+        collections.deque, datetime.date, datetime.datetime, datetime.time, datetime.timedelta,
+        datetime.timezone, decimal.Decimal, fractions.Fraction, ipaddress.IPv4Address,
+        ipaddress.IPv6Address, pathlib.PurePosixPath,
+    )
+} | {
+    "pathlib.PurePosixPath": pathlib.PurePosixPath,
+    "pathlib.PosixPath": pathlib.PurePosixPath,
+    "pathlib._local.PurePosixPath": pathlib.PurePosixPath,
+    "pathlib._local.PosixPath": pathlib.PurePosixPath,
+    "zoneinfo.ZoneInfo._unpickle": lambda key, _: zoneinfo.ZoneInfo(key),
+    "msgspec._core.rebuild": _from_fields,
+}  # fmt: skip
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full == "uuid.UUID":
+            return uuid.UUID  # Its pickle makes it by __new__; its own __setstate__ guards it.
+        plain = _PLAIN_TYPES.get(full)
+        return opaque_type(full) if plain is None else _Plain(plain)
 
 
 def dump_code(value: object, by_value: Iterable[str] = ()) -> bytes:

@@ -34,7 +34,18 @@ class Request:
     ``is_done`` and ``has_left`` are the task's: they say what it has seen, and what it has emitted.
     """
 
-    __slots__ = ("error", "has_left", "is_done", "number", "place", "result", "timestamp", "value")
+    __slots__ = (
+        "error",
+        "has_left",
+        "is_done",
+        "number",
+        "place",
+        "result",
+        "retries",
+        "timeouts",
+        "timestamp",
+        "value",
+    )
 
     def __init__(self, number: int, value: Any, timestamp: int | None, place: str) -> None:
         self.number = number
@@ -43,6 +54,8 @@ class Request:
         self.place = place
         self.result: Any = None
         self.error: Exception | None = None
+        self.retries = 0
+        self.timeouts = 0
         self.is_done = False
         self.has_left = False
 
@@ -97,14 +110,19 @@ class AsyncMap(Holding):
             self._requests.close()
 
     def _start(self) -> None:
-        # Whoever draws a pipeline need not wait for asyncio to be imported.
-        from flowsnap.operators.requests import Requests  # noqa: PLC0415
-
         self._queue: deque[Request] = deque()
         self._early: list[Request] = []
         self._count = 0
+        self._retries = self._context.counter("retries")
+        self._timeouts = self._context.counter("timeouts")
+        self._requests = self._make_requests()
+
+    def _make_requests(self) -> Requests:
+        # Whoever draws a pipeline need not wait for asyncio to be imported.
+        from flowsnap.operators.requests import Requests  # noqa: PLC0415
+
         name = f"{self._context.operator}-{self._context.subtask}"
-        self._requests = Requests(self.fn, self.capacity, self.settings, name)
+        return Requests(self.fn, self.capacity, self.settings, name)
 
     def _take(
         self, values: list[Any], timestamps: list[int | None], *, restored: bool = False
@@ -125,7 +143,10 @@ class AsyncMap(Holding):
 
     def _release(self) -> list[Held]:
         assert self._requests is not None, "poll before open"
-        done = self._early + self._requests.take_done()
+        answered = self._requests.take_done()
+        self._retries.increase(sum(request.retries for request in answered))
+        self._timeouts.increase(sum(request.timeouts for request in answered))
+        done = self._early + answered
         for request in done:
             if request.error is not None:
                 raise self._failure(request, request.error)

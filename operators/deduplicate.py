@@ -20,6 +20,7 @@ class Deduplicate(Operator):
 
     def open(self, context: OperatorContext) -> None:
         self._context = context
+        self._duplicates = context.counter("duplicates")
         if self.ttl is None:
             self._table = context.table("seen")
         else:
@@ -28,6 +29,7 @@ class Deduplicate(Operator):
     def process(self, batch: Batch) -> Batch:
         assert batch.keys is not None, "a keyed operator was given a batch without keys"
         chosen = select(batch, self._firsts(batch.keys))
+        self._duplicates.increase(len(batch) - len(chosen))
         return Batch(chosen.values, chosen.timestamps)
 
     def _firsts(self, keys: list[object]) -> list[bool]:

@@ -22,6 +22,7 @@ from flowsnap.core.operator import MISSING, Operator, OperatorContext
 from flowsnap.errors import ConfigError, StateIncompatible
 from flowsnap.operators.rolling import PAGE_RECORDS
 from flowsnap.operators.selector import Selector, check_selector, selected
+from flowsnap.operators.window.lateness import LateRecords
 
 ROWS_MAX = 1_000_000
 GONE = "gone"
@@ -150,7 +151,7 @@ class OverRange(Over):
         self._waiting = context.map_state("waiting")
         self._reach = context.value_state("over-range")
         self._timers = context.event_timers("over")
-        self._late = context.side_output(LATE)
+        self._late = LateRecords(context, LATE)
 
     def process(self, batch: Batch) -> Batch:
         """Keep the records until event time has passed them.

@@ -8,6 +8,7 @@ from typing import Any, Literal, NoReturn
 from flowsnap.core.context import (
     Aggregate,
     AggregatingState,
+    Counter,
     KeyedTable,
     ListState,
     MapState,
@@ -115,6 +116,10 @@ class ProcessContext:
     def side_output(self, tag: str) -> SideOutput:
         """Return the side output ``tag`` of this operator."""
         return self._inner.side_output(tag)
+
+    def counter(self, name: str) -> Counter:
+        """Return the counter ``name`` of this operator, which the status of the job shows."""
+        return self._inner.counter(name)
 
     def operator_state(
         self, name: str, kind: Literal["list", "union", "broadcast"] = "list"

@@ -38,6 +38,8 @@ class RateLimit(Holding):
         self._waiting: deque[Held] = deque()
         self._interval_ms = 1000 / self.per_second
         self._free_ms = float(self._context.processing_time_ms())
+        self._delayed = self._context.counter("delayed")
+        self._counted = 0
 
     def _take(
         self, values: list[Any], timestamps: list[int | None], *, restored: bool = False
@@ -51,12 +53,19 @@ class RateLimit(Holding):
         free_ms = min(free_ms, now_ms + self._interval_ms)  # The clock may have been set back.
         self._free_ms = free_ms
         count = min(len(self._waiting), int((now_ms - free_ms) / self._interval_ms) + 1)
-        if now_ms < free_ms or count == 0:
-            return []
-        self._free_ms = free_ms + count * self._interval_ms
+        if now_ms < free_ms:
+            count = 0
+        if count:
+            self._free_ms = free_ms + count * self._interval_ms
         leaving = [self._waiting.popleft() for _ in range(count)]
+        self._count_delayed()
         self._announce()
         return leaving
+
+    def _count_delayed(self) -> None:
+        """Count what is still here after it might have left; each record once."""
+        self._delayed.increase(self._next - max(self._counted, self._oldest()))
+        self._counted = self._next
 
     def _held(self) -> Iterable[Held]:
         return self._waiting

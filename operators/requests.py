@@ -91,9 +91,10 @@ class Requests:
         settings = self._settings
         for attempt in range(settings.retries + 1):
             if attempt:
+                request.retries += 1
                 await asyncio.sleep(settings.backoff_ms * 2 ** (attempt - 1) / 1000)
             try:
-                request.result = await self._once(request.value)
+                request.result = await self._once(request)
                 request.error = None
                 break
             except asyncio.CancelledError:
@@ -104,13 +105,14 @@ class Requests:
                 request.error = error
         self._done.append(request)
 
-    async def _once(self, value: Any) -> Any:
+    async def _once(self, request: Request) -> Any:
         timeout_ms = self._settings.timeout_ms
         clock = asyncio.timeout(timeout_ms / 1000)
         try:
             async with clock:
-                return await self._fn(value)
+                return await self._fn(request.value)
         except TimeoutError as error:
             if clock.expired():
+                request.timeouts += 1
                 raise TimeoutError(f"no answer within {timeout_ms} ms") from error
             raise

@@ -10,6 +10,8 @@ from hypothesis import settings
 settings.register_profile("flowsnap", deadline=None, derandomize=True, max_examples=100)
 settings.load_profile("flowsnap")
 
+pytest_plugins = ["pytester"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

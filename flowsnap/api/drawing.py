@@ -82,6 +82,7 @@ class Drawing:
 
     def __init__(self) -> None:
         self.steps: dict[OperatorId, Step] = {}
+        self.feedback: list[tuple[Step, Input]] = []
         self._types: Counter[str] = Counter()
 
     def add(self, request: Request) -> Step:
@@ -101,6 +102,17 @@ class Drawing:
         step = Step(name, request, place)
         self.steps[name] = step
         return step
+
+    def feed(self, loop: Step, inputs: tuple[Input, ...]) -> None:
+        """Have the outputs that ``inputs`` name go to ``loop``.
+
+        Raises:
+            ConfigError: one of them does so already.
+        """
+        for above in inputs:
+            if any(loop is fed and above.step is by.step for fed, by in self.feedback):
+                raise ConfigError(f"loop {loop.name!r} is fed by {above.step.name!r} twice")
+            self.feedback.append((loop, above))
 
     def graph(self, job: str, parallelism: int, max_parallelism: int) -> JobGraph:
         """Return the job graph, where a step is ``parallelism`` wide unless it says otherwise.
@@ -149,16 +161,28 @@ class Drawing:
                 is_even = widths[above.name] == widths[step.name]
                 natural = Partitioning.FORWARD if is_even else Partitioning.REBALANCE
                 yield EdgeSpec(above.name, step.name, partitioning or natural, port, tag)
+        for loop, (above, partitioning, _, tag) in self.feedback:
+            is_even = widths[above.name] == widths[loop.name]
+            natural = Partitioning.FORWARD if is_even else Partitioning.REBALANCE
+            yield EdgeSpec(
+                above.name, loop.name, partitioning or natural, tag=tag, is_feedback=True
+            )
 
     def _check(self) -> None:
         if not self.steps:
             raise ConfigError("the pipeline is empty").hint("begin with pipeline.source(...)")
         read = {above.step.name for step in self.steps.values() for above in step.request.inputs}
+        read |= {above.step.name for _, above in self.feedback}
+        fed = {loop.name for loop, _ in self.feedback}
         for step in self.steps.values():
             if step.request.kind is not OperatorKind.SINK and step.name not in read:
                 raise ConfigError(
                     f"nothing reads from {step.name!r} ({step.type}, drawn at {step.place})"
                 ).hint("end the stream with .sink(...); Discard() is a sink that drops everything")
+            if step.request.kind is OperatorKind.LOOP and step.name not in fed:
+                raise ConfigError(f"loop {step.name!r} (drawn at {step.place}) is never fed").hint(
+                    "close it: loop.feed(stream)"
+                )
             self._check_end(step)
 
     def _check_end(self, step: Step) -> None:

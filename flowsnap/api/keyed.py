@@ -14,6 +14,7 @@ from flowsnap.api.timed import TimedKeyedSteps
 from flowsnap.api.windowed import KeyedWindows
 from flowsnap.core.graph import Partitioning
 from flowsnap.core.operator import Operator
+from flowsnap.errors import ConfigError
 from flowsnap.operators.aggregate import Count, Fold, Max, Min, Sum
 from flowsnap.operators.combine import Combine
 from flowsnap.operators.process import KeyedProcess, Process
@@ -45,6 +46,15 @@ class KeyedStream(
     between; ``"final"``: once, when the input has ended. With the latter two, records
     are combined before they are sent to the owner of their key.
     """
+
+    def union(self, *others: KeyedStream[K, V]) -> KeyedStream[K, V]:
+        """Return the records of this stream and of ``others``, each with its key."""
+        inputs = self._inputs
+        for other in others:
+            if not isinstance(other, KeyedStream) or other._drawing is not self._drawing:
+                raise ConfigError(f"union: {other!r} is not a keyed stream of this pipeline")
+            inputs += other._inputs
+        return KeyedStream(self._drawing, inputs)
 
     def reduce(
         self,

@@ -19,6 +19,7 @@ from flowsnap.runtime.definition import PipelineDefinition
 from flowsnap.runtime.status import JobResult
 
 if TYPE_CHECKING:
+    from flowsnap.api.looped import KeyedLoop, Loop
     from flowsnap.runtime.job import JobHandle
 
 T = TypeVar("T")
@@ -83,6 +84,18 @@ class Pipeline:
         from flowsnap.connectors import FromIterable  # noqa: PLC0415 - keeps the import light
 
         return self.source(FromIterable(values), name=name, parallelism=1)
+
+    def loop(self, name: str, *, parallelism: int | None = None) -> Loop[Any]:
+        """Return what will be fed back with ``loop.feed(stream)``, as a stream to read first."""
+        from flowsnap.api.looped import Loop  # noqa: PLC0415 - few pipelines have one
+
+        return Loop(self._drawing, name, parallelism)
+
+    def keyed_loop(self, name: str, *, parallelism: int | None = None) -> KeyedLoop[Any, Any]:
+        """Return what will be fed back with ``loop.feed(keyed_stream)``, as a keyed stream."""
+        from flowsnap.api.looped import KeyedLoop  # noqa: PLC0415 - few pipelines have one
+
+        return KeyedLoop(self._drawing, name, parallelism)
 
     def definition(self, parallelism: int = 1) -> PipelineDefinition:
         """Return what is submitted, where steps are ``parallelism`` wide unless drawn otherwise.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -31,6 +32,7 @@ def render(status: JobStatus, *, width: int = 100) -> RenderableType:
     parts: list[RenderableType] = [Rule(style="dim"), _header(status)]
     if status.operators:
         parts.append(_operators(status.operators, is_wide=width >= WIDE_COLUMNS))
+        parts += _counters(status.operators)
     parts.append(_footer(status))
     if status.failures:
         parts.append(_failures(status.failures))
@@ -45,6 +47,7 @@ def progress_line(status: JobStatus) -> str:
     parts.append(f"{write.count(records_read(status))} records read")
     parts.append(write.rate(sum(op.records_out_per_s for op in _sources(status.operators))))
     parts.append(_checkpoint(status.last_checkpoint))
+    parts += _counted(_totals(status.operators))
     if status.failures:
         parts.append(write.plural(len(status.failures), "failure"))
     return ", ".join(parts)
@@ -81,7 +84,8 @@ def summary(
         line.append(f", {write.plural(status.checkpoints_completed, 'checkpoint')}")
     if result.failures:
         line.append(f", {write.plural(len(result.failures), 'failure')} survived", "yellow")
-    return Group(line, *_resumption(result, state_dir))
+    counters = [] if status is None else _counters(status.operators)
+    return Group(line, *counters, *_resumption(result, state_dir))
 
 
 def _resumption(result: JobResult, state_dir: Path | str | None) -> list[Text]:
@@ -145,6 +149,27 @@ def _row(operator: OperatorStatus, *, is_wide: bool) -> list[RenderableType]:
 
 def _share(share: float, style: str, is_wide: bool) -> Text:
     return write.bar(share, 5 if is_wide else 3, style).append(f" {write.percent(share):>5}", "dim")
+
+
+def _counters(operators: Sequence[OperatorStatus]) -> list[Text]:
+    """Return a line for each operator that has counted something itself."""
+    return [
+        Text.assemble((operator.name, "bold"), f"  {', '.join(_counted(operator.counters))}")
+        for operator in operators
+        if operator.counters
+    ]
+
+
+def _counted(counters: Mapping[str, int]) -> list[str]:
+    return [
+        f"{write.count(number)} {write.printable(name)}"
+        for name, number in counters.items()
+        if number
+    ]
+
+
+def _totals(operators: Sequence[OperatorStatus]) -> Counter[str]:
+    return sum((Counter(operator.counters) for operator in operators), Counter())
 
 
 def _footer(status: JobStatus) -> Text:

@@ -128,14 +128,17 @@ class WindowedStream(Generic[K, V]):
         self,
         fn: Callable[[V, V], V],
         *,
+        commutative: bool = False,
         name: str | None = None,
         parallelism: int | None = None,
     ) -> Stream[WindowResult[K, V]]:
         """Emit a ``WindowResult`` with ``fn(one, other)`` over all records of the window.
 
-        ``fn`` is associative and commutative, and changes neither argument.
+        ``fn`` is associative, and changes neither argument. It is applied in order of arrival; with
+        ``commutative`` in any, so that windows which overlap can share their parts.
         """
-        return self.aggregate(Reduce(fn), name=name, parallelism=parallelism)
+        reduced = Reduce(fn, commutative=commutative)
+        return self.aggregate(reduced, name=name, parallelism=parallelism)
 
     def process(
         self,

@@ -240,6 +240,16 @@ class SideOutput(Protocol):
         ...
 
 
+class Counter(Protocol):
+    """Counts what an operator wants to be known, per subtask and attempt; no part of a snapshot."""
+
+    value: int
+
+    def increase(self, by: int = 1) -> None:
+        """Count ``by`` more."""
+        ...
+
+
 class OperatorState(Protocol):
     """Non-keyed state of one subtask: a list of values, which a rescale deals out anew.
 
@@ -284,6 +294,10 @@ class OperatorContext(Protocol):
 
     def side_output(self, tag: str) -> SideOutput:
         """Return the side output ``tag`` of this operator."""
+        ...
+
+    def counter(self, name: str) -> Counter:
+        """Return the counter ``name`` of this operator, which the status of the job shows."""
         ...
 
     def operator_state(

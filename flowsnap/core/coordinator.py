@@ -4,13 +4,16 @@ A checkpoint is triggered: the sources inject barriers, and every task acknowled
 snapshot once its part is durable. When all have, the manifest is written. **That write is the
 commit point**: from then on the checkpoint exists, whoever dies; only then may anybody commit.
 
-At most one checkpoint is pending. It collects acknowledgements until all are there, a task declines
-or its time is over; then it waits for the outcome of the write. While the write is under way the
-checkpoint cannot expire: it may exist already, and what may exist must not be given up.
+At most ``concurrent_max`` checkpoints are pending, one by default. Each collects acknowledgements
+until all are there, a task declines or its time is over; then it waits for the outcome of the
+write. While the write is under way the checkpoint cannot expire: it may exist already, and what may
+exist must not be given up. Manifests are written one at a time and in order: a checkpoint that is
+acknowledged by all before an older one is makes the older one useless, which is given up.
 
-Invariants: ids strictly increase; a manifest is asked for only with the snapshots of all tasks;
-every triggered checkpoint ends in exactly one ``NotifyComplete`` or ``Abort``; nothing follows the
-completion of the final checkpoint, nor ``FailAttempt``.
+Invariants: ids strictly increase, and so do those of completed checkpoints; a manifest is asked for
+only with the snapshots of all tasks, and only one at a time; every triggered checkpoint ends in
+exactly one ``NotifyComplete`` or ``Abort``; nothing follows the completion of the final checkpoint,
+nor ``FailAttempt``.
 
 One coordinator serves one attempt: the driver drops messages of older attempts, and makes a new
 coordinator, which goes on with higher ids, for the next one.
@@ -18,7 +21,7 @@ coordinator, which goes on with higher ids, for the next one.
 Not here: storage, retention, and who must commit what (see ``commit``).
 
 Source: Carbone et al. 2015, algorithm 1; Flink, ``CheckpointCoordinator``; FLIP-147 for the final
-checkpoint. Deviation: finished tasks acknowledge like the others, and checkpoints never overlap.
+checkpoint. Deviation: finished tasks acknowledge like the others.
 
 >>> from flowsnap.core.ids import OperatorId
 >>> a = TaskId("a/0")
@@ -28,13 +31,13 @@ checkpoint. Deviation: finished tasks acknowledge like the others, and checkpoin
 >>> machine.handle(Started(), now_ms=0)
 []
 >>> machine.handle(TimePassed(), now_ms=100)
-[InjectBarriers(checkpoint_id=7, is_final=False)]
+[InjectBarriers(checkpoint_id=7, wish=Wish(kind='checkpoint', alignment=None, initiators=()))]
 >>> snapshot = TaskSnapshot(a, (OperatorId("a"),), 0)
 >>> [write] = machine.handle(TaskAcknowledged(CheckpointId(7), snapshot), now_ms=120)
 >>> write.checkpoint_id, write.duration_ms
 (7, 20)
 >>> machine.handle(ManifestWritten(CheckpointId(7)), now_ms=130)
-[NotifyComplete(checkpoint_id=7, is_final=False)]
+[NotifyComplete(checkpoint_id=7, kind='checkpoint')]
 """
 
 from __future__ import annotations
@@ -43,11 +46,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
-from flowsnap.core.ids import CheckpointId, TaskId
+from flowsnap.core.ids import CheckpointId, OperatorId, TaskId
 from flowsnap.core.manifest import TaskSnapshot
 from flowsnap.errors import LocalProtocolError
 
-CheckpointKind = Literal["checkpoint", "final"]
+CheckpointKind = Literal["checkpoint", "savepoint", "final"]
+Alignment = Literal["aligned", "unaligned"]
 
 _NAMES_MAX = 5
 
@@ -66,10 +70,28 @@ class TimePassed:
 
 
 @dataclass(frozen=True, slots=True)
-class TriggerRequested:
-    """Somebody wants a checkpoint now, or the final one, after which no task goes on reading."""
+class Wish:
+    """What kind of checkpoint is wanted; after the final one no task goes on reading.
 
-    kind: CheckpointKind
+    ``alignment``: None, as the job's others. ``initiators`` are operators that are to begin it by
+    themselves, together with the sources and loops.
+    """
+
+    kind: CheckpointKind = "checkpoint"
+    alignment: Alignment | None = None
+    initiators: tuple[OperatorId, ...] = ()
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it is the last checkpoint of the attempt."""
+        return self.kind == "final"
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerRequested:
+    """Somebody wants a checkpoint now."""
+
+    wish: Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +149,7 @@ class InjectBarriers:
     """
 
     checkpoint_id: CheckpointId
-    is_final: bool
+    wish: Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +161,7 @@ class WriteManifest:
     """
 
     checkpoint_id: CheckpointId
-    is_final: bool
+    kind: CheckpointKind
     triggered_at_ms: int
     duration_ms: int
     snapshots: tuple[TaskSnapshot, ...]
@@ -150,7 +172,7 @@ class NotifyComplete:
     """Tell every task, so that sinks commit, and then retire older checkpoints."""
 
     checkpoint_id: CheckpointId
-    is_final: bool
+    kind: CheckpointKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +205,7 @@ class PendingCheckpoint:
     """A checkpoint under way, to look at. ``missing``: who has not acknowledged, by task id."""
 
     checkpoint_id: CheckpointId
-    is_final: bool
+    kind: CheckpointKind
     triggered_at_ms: int
     missing: tuple[TaskId, ...]
 
@@ -196,10 +218,11 @@ class PendingCheckpoint:
 @dataclass(slots=True)
 class _Pending:
     checkpoint_id: CheckpointId
-    is_final: bool
+    wish: Wish
     triggered_at_ms: int
     missing: set[TaskId]
     snapshots: dict[TaskId, TaskSnapshot] = field(default_factory=dict)
+    duration_ms: int = 0
 
 
 class CheckpointCoordinator:
@@ -207,10 +230,11 @@ class CheckpointCoordinator:
 
     ``interval_ms`` counts from one periodic trigger to the next, but none comes before
     ``pause_ms_min`` after the last completion. A requested checkpoint waits for neither, only for
-    the pending one. After more than ``failures_max`` failures in a row the attempt fails.
+    room among the ``concurrent_max`` pending ones. After more than ``failures_max`` failures in a
+    row the attempt fails.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is a setting of the user's
         self,
         tasks: Collection[TaskId],
         *,
@@ -219,6 +243,7 @@ class CheckpointCoordinator:
         timeout_ms: int,
         pause_ms_min: int,
         failures_max: int,
+        concurrent_max: int = 1,
     ) -> None:
         if not tasks:
             raise LocalProtocolError("a checkpoint of no tasks would never be complete")
@@ -228,22 +253,27 @@ class CheckpointCoordinator:
         self._timeout_ms = timeout_ms
         self._pause_ms_min = pause_ms_min
         self._failures_max = failures_max
-        self._pending: _Pending | None = None
-        self._requested: CheckpointKind | None = None
+        self._concurrent_max = concurrent_max
+        self._pending: dict[CheckpointId, _Pending] = {}
+        self._writing: CheckpointId | None = None
+        self._wishes: list[Wish] = []
         self._due_ms: int | None = None  # the next periodic trigger; None before ``Started``
         self._failures = 0
         self._is_over = False
 
     @property
     def pending(self) -> PendingCheckpoint | None:
-        """The checkpoint under way, if any."""
-        if self._pending is None:
-            return None
-        return PendingCheckpoint(
-            self._pending.checkpoint_id,
-            self._pending.is_final,
-            self._pending.triggered_at_ms,
-            tuple(sorted(self._pending.missing)),
+        """The oldest checkpoint under way, if any."""
+        return next(iter(self.all_pending), None)
+
+    @property
+    def all_pending(self) -> tuple[PendingCheckpoint, ...]:
+        """The checkpoints under way, oldest first."""
+        return tuple(
+            PendingCheckpoint(
+                one.checkpoint_id, one.wish.kind, one.triggered_at_ms, tuple(sorted(one.missing))
+            )
+            for one in self._pending.values()
         )
 
     def handle(self, event: Event, now_ms: int) -> list[Action]:
@@ -261,39 +291,45 @@ class CheckpointCoordinator:
                 self._due_ms = now_ms + self._interval_ms
             case TimePassed():
                 pass
-            case TriggerRequested(kind):
-                self._request(kind)
+            case TriggerRequested(wish):
+                self._request(wish)
             case TaskAcknowledged(checkpoint_id, snapshot):
                 actions += self._acknowledge(checkpoint_id, snapshot, now_ms)
             case TaskDeclined(checkpoint_id, task, reason):
                 actions += self._decline(checkpoint_id, task, reason)
-            case ManifestWritten():
-                actions += self._complete(now_ms)
+            case ManifestWritten(checkpoint_id):
+                actions += self._complete(checkpoint_id, now_ms)
             case _:  # ManifestFailed
-                actions += self._fail(f"the manifest was not written: {event.message}")
+                reason = f"the manifest was not written: {event.message}"
+                actions += self._unwritten(event.checkpoint_id, reason)
         return actions + self._trigger_if_due(now_ms)
 
     def next_deadline_ms(self) -> int | None:
         """Return when ``TimePassed`` is wanted, or None: only another event changes anything."""
         if self._is_over:
             return None
-        if self._pending is None:
-            return self._due_ms
-        if not self._pending.missing:
-            return None
-        return self._pending.triggered_at_ms + self._timeout_ms
+        deadlines = [
+            one.triggered_at_ms + self._timeout_ms for one in self._pending.values() if one.missing
+        ]
+        if self._has_room() and self._due_ms is not None:
+            deadlines.append(self._due_ms)
+        return min(deadlines, default=None)
 
     def check(self) -> None:
         """Assert the invariants."""
         assert 0 <= self._failures <= self._failures_max or self._is_over
-        if self._pending is not None:
+        assert len(self._pending) <= self._concurrent_max
+        assert list(self._pending) == sorted(self._pending)
+        for one in self._pending.values():
             assert not self._is_over, "something is pending after the end"
             assert self._due_ms is not None, "triggered before the start"
-            assert self._pending.checkpoint_id + 1 == self._next_id
-            assert self._pending.missing | self._pending.snapshots.keys() == self._tasks
-            assert not self._pending.missing & self._pending.snapshots.keys()
-        elif not self._is_over and self._due_ms is not None:
-            assert self._requested is None, "a request waits although nothing is pending"
+            assert one.checkpoint_id < self._next_id
+            assert one.missing | one.snapshots.keys() == self._tasks
+            assert not one.missing & one.snapshots.keys()
+        ready = [one.checkpoint_id for one in self._pending.values() if not one.missing]
+        assert ready[:1] == ([] if self._writing is None else [self._writing])
+        if self._has_room() and not self._is_over and self._due_ms is not None:
+            assert not self._wishes, "a request waits although there is room"
 
     def _check_possible(self, event: Event) -> None:
         match event:
@@ -304,8 +340,7 @@ class CheckpointCoordinator:
             case TaskDeclined(checkpoint_id, task):
                 self._check_known(checkpoint_id, task, "declined")
             case ManifestWritten(checkpoint_id) | ManifestFailed(checkpoint_id):
-                pending = self._pending
-                if pending is None or pending.missing or pending.checkpoint_id != checkpoint_id:
+                if checkpoint_id != self._writing:
                     raise LocalProtocolError(
                         f"no manifest of checkpoint {checkpoint_id} was asked for"
                     )
@@ -320,29 +355,36 @@ class CheckpointCoordinator:
                 f"task {task} {verb} checkpoint {checkpoint_id}, which was never triggered"
             )
 
-    def _request(self, kind: CheckpointKind) -> None:
-        if self._pending is not None and self._pending.is_final:
+    def _request(self, wish: Wish) -> None:
+        if any(one.wish.is_final for one in self._pending.values()):
             return  # The final checkpoint is under way: it holds all that a request could want.
-        if self._requested != "final":
-            self._requested = kind
+        if wish.is_final:
+            self._wishes = [wish]
+        elif wish not in self._wishes and not any(one.is_final for one in self._wishes):
+            self._wishes.append(wish)
+
+    def _has_room(self) -> bool:
+        newest = next(reversed(self._pending.values()), None)
+        if newest is not None and newest.wish.is_final:
+            return False  # Nothing comes after it.
+        return len(self._pending) < self._concurrent_max
 
     def _trigger_if_due(self, now_ms: int) -> list[Action]:
-        if self._is_over or self._pending is not None or self._due_ms is None:
+        if self._is_over or self._due_ms is None or not self._has_room():
             return []
-        if self._requested is None and now_ms < self._due_ms:
+        if not self._wishes and now_ms < self._due_ms:
             return []
-        checkpoint_id, is_final = self._next_id, self._requested == "final"
+        checkpoint_id, wish = self._next_id, self._wishes.pop(0) if self._wishes else Wish()
         self._next_id = CheckpointId(checkpoint_id + 1)
-        self._requested = None
         self._due_ms = now_ms + self._interval_ms
-        self._pending = _Pending(checkpoint_id, is_final, now_ms, set(self._tasks))
-        return [InjectBarriers(checkpoint_id, is_final)]
+        self._pending[checkpoint_id] = _Pending(checkpoint_id, wish, now_ms, set(self._tasks))
+        return [InjectBarriers(checkpoint_id, wish), *self._trigger_if_due(now_ms)]
 
     def _acknowledge(
         self, checkpoint_id: CheckpointId, snapshot: TaskSnapshot, now_ms: int
     ) -> list[Action]:
-        pending = self._pending
-        if pending is None or pending.checkpoint_id != checkpoint_id:
+        pending = self._pending.get(checkpoint_id)
+        if pending is None:
             return []  # Late: the checkpoint was aborted while the task was still at its part.
         if snapshot.task not in pending.missing:
             return []  # A duplicate: the first one counts, its files may be in the manifest.
@@ -350,55 +392,79 @@ class CheckpointCoordinator:
         pending.snapshots[snapshot.task] = snapshot
         if pending.missing:
             return []
-        snapshots = tuple(pending.snapshots[task] for task in sorted(pending.snapshots))
-        triggered_ms = pending.triggered_at_ms
+        pending.duration_ms = now_ms - pending.triggered_at_ms
+        return self._overtake(checkpoint_id) + self._write()
+
+    def _overtake(self, checkpoint_id: CheckpointId) -> list[Action]:
+        """Give up what is older than a checkpoint that is acknowledged by all, and is not."""
+        older = [id_ for id_, one in self._pending.items() if id_ < checkpoint_id and one.missing]
+        for id_ in older:
+            del self._pending[id_]
+        return [Abort(id_, f"overtaken by checkpoint {checkpoint_id}") for id_ in older]
+
+    def _write(self) -> list[Action]:
+        """Ask for the oldest manifest that can be written, unless one is being written."""
+        ready = next((one for one in self._pending.values() if not one.missing), None)
+        if self._writing is not None or ready is None:
+            return []
+        self._writing = ready.checkpoint_id
+        snapshots = tuple(ready.snapshots[task] for task in sorted(ready.snapshots))
         return [
             WriteManifest(
-                checkpoint_id, pending.is_final, triggered_ms, now_ms - triggered_ms, snapshots
+                ready.checkpoint_id,
+                ready.wish.kind,
+                ready.triggered_at_ms,
+                ready.duration_ms,
+                snapshots,
             )
         ]
 
     def _decline(self, checkpoint_id: CheckpointId, task: TaskId, reason: str) -> list[Action]:
-        pending = self._pending
-        if pending is None or pending.checkpoint_id != checkpoint_id:
+        pending = self._pending.get(checkpoint_id)
+        if pending is None:
             return []  # Late: another task declined first, or the time was over.
         if task not in pending.missing:
             return []  # Its part is durable already; the manifest may be on its way to the disk.
-        return self._fail(f"task {task} declined: {reason}")
+        return self._fail(checkpoint_id, f"task {task} declined: {reason}")
 
-    def _complete(self, now_ms: int) -> list[Action]:
-        assert self._pending is not None
+    def _complete(self, checkpoint_id: CheckpointId, now_ms: int) -> list[Action]:
         assert self._due_ms is not None
-        checkpoint_id, is_final = self._pending.checkpoint_id, self._pending.is_final
-        self._pending = None
+        kind = self._pending.pop(checkpoint_id).wish.kind
+        self._writing = None
         self._failures = 0
-        self._is_over = is_final
+        self._is_over = kind == "final"
         self._due_ms = max(self._due_ms, now_ms + self._pause_ms_min)
-        return [NotifyComplete(checkpoint_id, is_final)]
+        return [NotifyComplete(checkpoint_id, kind), *self._write()]
+
+    def _unwritten(self, checkpoint_id: CheckpointId, reason: str) -> list[Action]:
+        self._writing = None
+        actions = self._fail(checkpoint_id, reason)
+        return actions if self._is_over else actions + self._write()
 
     def _expire(self, now_ms: int) -> list[Action]:
-        pending = self._pending
-        # With nobody missing the manifest is being written, and may be there already.
-        if pending is None or not pending.missing:
-            return []
-        if now_ms < pending.triggered_at_ms + self._timeout_ms:
-            return []
-        names = sorted(pending.missing)
-        shown = ", ".join(names[:_NAMES_MAX])
-        if len(names) > _NAMES_MAX:
-            shown += f" and {len(names) - _NAMES_MAX} more"
-        return self._fail(f"no acknowledgement within {self._timeout_ms} ms from {shown}")
+        actions: list[Action] = []
+        for one in list(self._pending.values()):
+            # With nobody missing the manifest is being written, and may be there already.
+            is_late = now_ms >= one.triggered_at_ms + self._timeout_ms
+            if one.missing and is_late and not self._is_over:
+                names = sorted(one.missing)
+                shown = ", ".join(names[:_NAMES_MAX])
+                if len(names) > _NAMES_MAX:
+                    shown += f" and {len(names) - _NAMES_MAX} more"
+                reason = f"no acknowledgement within {self._timeout_ms} ms from {shown}"
+                actions += self._fail(one.checkpoint_id, reason)
+        return actions
 
-    def _fail(self, reason: str) -> list[Action]:
-        assert self._pending is not None
-        checkpoint_id, is_final = self._pending.checkpoint_id, self._pending.is_final
-        self._pending = None
+    def _fail(self, checkpoint_id: CheckpointId, reason: str) -> list[Action]:
+        is_final = self._pending.pop(checkpoint_id).wish.is_final
         self._failures += 1
         self._is_over = is_final or self._failures > self._failures_max
         abort = Abort(checkpoint_id, reason)
+        if not self._is_over:
+            return [abort]
+        others = [Abort(id_, "the attempt ends") for id_ in self._pending if id_ != self._writing]
+        self._pending.clear()
+        why = f"{self._failures} checkpoints failed in a row, the last one: {reason}"
         if is_final:
-            return [abort, FailAttempt(f"final checkpoint {checkpoint_id} failed: {reason}")]
-        if self._is_over:
-            why = f"{self._failures} checkpoints failed in a row, the last one: {reason}"
-            return [abort, FailAttempt(why)]
-        return [abort]
+            why = f"final checkpoint {checkpoint_id} failed: {reason}"
+        return [abort, *others, FailAttempt(why)]

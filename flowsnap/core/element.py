@@ -1,7 +1,8 @@
 """What flows in a channel: batches of records, and the control elements between them.
 
 The unit of flow is a batch and never a record. A batch holds records of one channel, in order;
-a ``Watermark``, ``Barrier``, ``EndOfInput``, ``Idle`` or ``Active`` stands between batches. So
+a ``Watermark``, ``Barrier``, ``EndOfInput``, ``Idle``, ``Active`` or ``Marker`` stands between
+batches. So
 every question of the protocol is asked once per batch. Transport, credit and checkpoints treat a
 batch as opaque: they ask only for its length.
 
@@ -39,6 +40,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.values)
 
+    def part(self, start: int, stop: int) -> Batch:
+        """Return the records from ``start`` up to ``stop``, as a batch of its own."""
+        return Batch(
+            self.values[start:stop],
+            None if self.timestamps is None else self.timestamps[start:stop],
+            None if self.keys is None else self.keys[start:stop],
+        )
+
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Batch)
@@ -60,11 +69,30 @@ class Watermark:
     timestamp_ms: int
 
 
+TIMEOUT_MS_MAX = 4_000_000
+"""The longest timeout that a barrier can carry."""
+
+
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """What came before belongs to checkpoint ``checkpoint_id``; what comes after does not."""
+    """What came before belongs to checkpoint ``checkpoint_id``; what comes after does not.
+
+    ``timeout_ms``: None, it waits in every queue (aligned); 0, it overtakes what waits for credit,
+    which becomes part of the snapshot (unaligned); else it does so after that time.
+    """
 
     checkpoint_id: CheckpointId
+    timeout_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What came before was sent before its sender looked at itself in round ``number``.
+
+    By such rounds the job manager finds out whether anything still goes round in the loops.
+    """
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,5 +110,5 @@ class Active:
     """This channel takes part in event time again."""
 
 
-Control = Watermark | Barrier | EndOfInput | Idle | Active
+Control = Watermark | Barrier | EndOfInput | Idle | Active | Marker
 Element = Batch | Control

@@ -8,6 +8,9 @@ Operators are fused into one chain where nothing has to move between them: the u
 consumer, the downstream one input, both the same parallelism, and record i of subtask n goes to
 subtask n. Such a hand-over is a call and no channel. Side outputs and second inputs end a chain.
 
+A cycle goes through a *loop*: an operator that only feedback edges lead to. Without them the graph
+is acyclic; every order here leaves them out.
+
 Source: Flink, "Tasks and Operator Chains". Deviation: at parallelism 1 a hash, rebalance or
 broadcast edge is fused as well, for there is only one place where a record can go.
 
@@ -54,6 +57,7 @@ class OperatorKind(StrEnum):
     SOURCE = "source"
     OPERATOR = "operator"
     SINK = "sink"
+    LOOP = "loop"  # where what is fed back begins its next round
 
 
 class Partitioning(StrEnum):
@@ -76,13 +80,17 @@ class OperatorSpec(msgspec.Struct, frozen=True):
 
 
 class EdgeSpec(msgspec.Struct, frozen=True):
-    """Records of ``source`` go to input ``port`` of ``target``; ``tag`` names a side output."""
+    """Records of ``source`` go to input ``port`` of ``target``; ``tag`` names a side output.
+
+    ``is_feedback``: the target is a loop, and the edge closes a cycle.
+    """
 
     source: OperatorId
     target: OperatorId
     partitioning: Partitioning
     port: int = 0
     tag: str = ""
+    is_feedback: bool = False
 
 
 class JobGraph(msgspec.Struct, frozen=True):
@@ -125,6 +133,7 @@ class ChainEdge(msgspec.Struct, frozen=True):
     port: int
     tag: str
     channels: tuple[ChannelId, ...]
+    is_feedback: bool = False
 
 
 class ChannelSpec(msgspec.Struct, frozen=True):
@@ -207,6 +216,10 @@ def _check_edge(edge: EdgeSpec, operators: dict[OperatorId, OperatorSpec]) -> No
         raise ConfigError(f"{shown}: nothing comes out of a sink")
     if target.kind is OperatorKind.SOURCE:
         raise ConfigError(f"{shown}: nothing goes into a source")
+    if (target.kind is OperatorKind.LOOP) is not edge.is_feedback:
+        raise ConfigError(f"{shown}: a loop is fed back to, and nothing else is")
+    if edge.is_feedback and edge.partitioning is Partitioning.BROADCAST:
+        raise ConfigError(f"{shown}: what is fed back cannot be broadcast")
     if edge.port < 0:
         raise ConfigError(f"{shown}: there is no input port {edge.port}")
     if edge.partitioning is Partitioning.FORWARD and source.parallelism != target.parallelism:
@@ -219,29 +232,32 @@ def _check_flow(graph: JobGraph) -> None:
     """Check that every operator has an input, and that what it puts out ends in a sink."""
     fed = {edge.target for edge in graph.edges}
     useful = {operator.name for operator in graph.operators if operator.kind is OperatorKind.SINK}
-    for name in reversed(_topological(graph)):
-        if any(edge.target in useful for edge in graph.edges if edge.source == name):
-            useful.add(name)
+    while found := {edge.source for edge in graph.edges if edge.target in useful} - useful:
+        useful |= found
     for operator in graph.operators:
         if operator.name not in useful:
             raise ConfigError(f"{operator.kind} {operator.name} leads to no sink").hint(
                 "end every branch of the pipeline with a sink"
             )
         if operator.kind is not OperatorKind.SOURCE and operator.name not in fed:
-            raise ConfigError(f"{operator.kind} {operator.name} has no input")
+            error = ConfigError(f"{operator.kind} {operator.name} has no input")
+            if operator.kind is OperatorKind.LOOP:
+                error.hint("feed it: loop.feed(stream)")
+            raise error
 
 
 def _topological(graph: JobGraph) -> list[OperatorId]:
-    """Return the operators so that every edge points forward: the same order every time.
+    """Return the operators so that every edge but feedback points forward: always the same order.
 
     Raises:
-        ConfigError: there is a cycle.
+        ConfigError: there is a cycle without a loop.
     """
     sorter: TopologicalSorter[OperatorId] = TopologicalSorter()
     for operator in graph.operators:
         sorter.add(operator.name)
     for edge in graph.edges:
-        sorter.add(edge.target, edge.source)
+        if not edge.is_feedback:
+            sorter.add(edge.target, edge.source)
     try:
         return list(sorter.static_order())
     except CycleError as error:
@@ -306,6 +322,7 @@ def _fused_edges(graph: JobGraph) -> list[EdgeSpec]:
         if outgoing[edge.source] == incoming[edge.target] == 1
         and edge.tag == ""
         and edge.port == 0
+        and not edge.is_feedback
         and parallelism[edge.source] == parallelism[edge.target]
         and (edge.partitioning is Partitioning.FORWARD or parallelism[edge.source] == 1)
     ]
@@ -328,7 +345,8 @@ def _channels(
         ]
         ids = tuple(channel.id for channel in made)
         tag = f"{edge.source}/{edge.tag}" if edge.tag else ""
-        edges.append(ChainEdge(source.id, target.id, edge.partitioning, edge.port, tag, ids))
+        ends = (source.id, target.id, edge.partitioning, edge.port, tag, ids, edge.is_feedback)
+        edges.append(ChainEdge(*ends))
         channels += made
     return tuple(edges), tuple(channels)
 
@@ -358,6 +376,7 @@ class Index:
     _outputs: dict[TaskId, tuple[ChannelSpec, ...]]
     _edges_out: dict[ChainId, tuple[ChainEdge, ...]]
     source_tasks: tuple[TaskId, ...]  # of the chains that begin with a source
+    loop_tasks: tuple[TaskId, ...]  # of the chains that begin with a loop
     sink_tasks: tuple[TaskId, ...]  # of the chains that end with a sink
 
     @classmethod
@@ -366,7 +385,8 @@ class Index:
         names = [task.id for task in graph.tasks]
         workers = [WorkerId(worker) for worker in range(max(graph.workers, 1))]
         # The graph is valid: what has no input is a source, what has no output is a sink.
-        fed = {edge.target for edge in graph.edges}
+        fed = {edge.target for edge in graph.edges if not edge.is_feedback}
+        looped = {edge.target for edge in graph.edges if edge.is_feedback}
         feeding = {edge.source for edge in graph.edges}
         return cls(
             {task.id: task for task in graph.tasks},
@@ -374,7 +394,8 @@ class Index:
             _group(names, graph.channels, lambda channel: channel.target),
             _group(names, graph.channels, lambda channel: channel.source),
             _group((chain.id for chain in graph.chains), graph.edges, lambda edge: edge.source),
-            tuple(task.id for task in graph.tasks if task.chain not in fed),
+            tuple(task.id for task in graph.tasks if task.chain not in fed | looped),
+            tuple(task.id for task in graph.tasks if task.chain in looped),
             tuple(task.id for task in graph.tasks if task.chain not in feeding),
         )
 

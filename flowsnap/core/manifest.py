@@ -42,13 +42,14 @@ from typing import Any
 
 import msgspec
 
-from flowsnap.core.graph import JobGraph
+from flowsnap.core.graph import JobGraph, Partitioning
 from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId, TaskId
 from flowsnap.errors import CheckpointError, ManifestCorrupt
 
 FORMAT_VERSION = 1
 
 _TAIL = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n}\n')
+_TAGGED = b'"$'  # what is no JSON goes under such keys
 _TAIL_BYTES = len(',\n  "sha256": ""\n}\n') + 64
 
 
@@ -111,12 +112,39 @@ class OperatorStateValues(msgspec.Struct, frozen=True):
     values: tuple[bytes, ...]
 
 
+class ChannelState(msgspec.Struct, frozen=True):
+    """What was in transit in one channel: sent before the sender's cut, received after the other.
+
+    ``index`` is the channel's number in the file of its task, where the batches lie in order.
+    ``is_sent``: the sender has recorded it, because the barrier overtook it there; it came behind
+    what the receiver has recorded of the same channel. ``tag`` names a side output.
+    """
+
+    index: int
+    source: OperatorId
+    source_subtask: int
+    target: OperatorId
+    target_subtask: int
+    partitioning: Partitioning
+    port: int = 0
+    tag: str = ""
+    is_sent: bool = False
+    batches: int = 0
+    records: int = 0
+
+
 class SnapshotTimes(msgspec.Struct, frozen=True):
-    """How long one task's part took, by phase."""
+    """How long one task's part took, by phase.
+
+    ``alignment_ms``: from the first barrier to the snapshot; ``synchronous_ms``: while nothing else
+    was done; ``recording_ms``: from the snapshot to the last barrier; ``durable_ms``: from the
+    snapshot until all of it was stored, the recording included.
+    """
 
     alignment_ms: float = 0.0
     synchronous_ms: float = 0.0
     durable_ms: float = 0.0
+    recording_ms: float = 0.0
 
 
 class TaskSnapshot(msgspec.Struct, frozen=True):
@@ -134,7 +162,9 @@ class TaskSnapshot(msgspec.Struct, frozen=True):
     prepared: tuple[PreparedOutput, ...] = ()  # of the chain's sink, which is its last operator
     times: SnapshotTimes = SnapshotTimes()
     operator_states: tuple[OperatorStateValues, ...] = ()
-    watermark_ms: int | None = None  # the event time that had come in through all inputs
+    watermarks: dict[OperatorId, int] = {}  # the event time that each operator had reached
+    channels: tuple[ChannelState, ...] = ()  # those in which something was in transit
+    channel_file: FileHandle | None = None  # with its batches
 
 
 class CheckpointManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +176,7 @@ class CheckpointManifest(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_id: CheckpointId
     attempt: AttemptId
     kind: str = "checkpoint"  # or "final", "savepoint"
+    origin: CheckpointId | None = None  # of one brought in: what of this job's history it follows
     graph: JobGraph
     tasks: tuple[TaskSnapshot, ...]
     triggered_at_ms: int  # wall clock, ms since the epoch: for people only
@@ -155,8 +186,12 @@ class CheckpointManifest(msgspec.Struct, frozen=True, kw_only=True):
 
 def files(manifest: CheckpointManifest) -> tuple[FileHandle, ...]:
     """Return every file that a checkpoint consists of, each path once, in the tasks' order."""
-    states = [task.state for task in manifest.tasks if task.state is not None]
-    return tuple({handle.path: handle for state in states for handle in state.files}.values())
+    handles: dict[str, FileHandle] = {}
+    for task in manifest.tasks:
+        own = task.state.files if task.state is not None else ()
+        more = () if task.channel_file is None else (task.channel_file,)
+        handles |= {handle.path: handle for handle in (*own, *more)}
+    return tuple(handles.values())
 
 
 def size_bytes(manifest: CheckpointManifest) -> int:
@@ -166,7 +201,8 @@ def size_bytes(manifest: CheckpointManifest) -> int:
 
 def new_bytes(manifest: CheckpointManifest) -> int:
     """Return the size of those files that this checkpoint was the first to store."""
-    return sum(task.state.new_bytes for task in manifest.tasks if task.state is not None)
+    states = sum(task.state.new_bytes for task in manifest.tasks if task.state is not None)
+    return states + sum(t.channel_file.size_bytes for t in manifest.tasks if t.channel_file)
 
 
 def encode(manifest: CheckpointManifest) -> bytes:
@@ -205,7 +241,9 @@ def decode(data: bytes, source: str) -> CheckpointManifest:
     if found != expected:
         raise ManifestCorrupt(f"{source} is damaged: its sha256 is {found}, expected {expected}")
     try:
-        body = _from_json(msgspec.json.decode(data))
+        body = msgspec.json.decode(data)
+        if _TAGGED in data:
+            body = _from_json(body)
         version = body.get("format_version")
         if version != FORMAT_VERSION:
             raise ManifestCorrupt(

@@ -13,12 +13,15 @@ from flowsnap.core.event_time import WatermarkReport
 from flowsnap.core.graph import ExecutionGraph, JobGraph
 from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId, TaskId, WorkerId
 from flowsnap.core.manifest import (
+    ChannelState,
+    FileHandle,
     OperatorStateValues,
     PreparedOutput,
     SplitPosition,
     StateHandle,
     TaskSnapshot,
 )
+from flowsnap.core.rounds import RoundReport
 
 MESSAGE_BYTES_MAX = 64 * 2**20
 
@@ -59,6 +62,7 @@ class OperatorMetrics(msgspec.Struct, frozen=True):
     operator: OperatorId
     records_in: int
     records_out: int
+    counters: dict[str, int] = {}  # what it counts itself: "late", "retries"
 
 
 class TaskMetrics(msgspec.Struct, frozen=True):
@@ -126,6 +130,12 @@ class Committed(_Message, frozen=True, kw_only=True):
     task: TaskId
 
 
+class RoundSeen(_Message, frozen=True, kw_only=True):
+    """What a task saw in a round that looks whether the loops have come to rest."""
+
+    report: RoundReport
+
+
 class TaskFailed(_Message, frozen=True, kw_only=True):
     """A task has failed, and with it the attempt. ``traceback`` is the user's own."""
 
@@ -154,6 +164,17 @@ class StateAssignment(msgspec.Struct, frozen=True):
     handle: StateHandle
 
 
+class TransitAssignment(msgspec.Struct, frozen=True):
+    """What was in transit to operators of one task: some channels of one file.
+
+    Of a channel that is partitioned by key only those records are meant whose keys fall into the
+    task's key groups; of another one, all.
+    """
+
+    file: FileHandle
+    channels: tuple[ChannelState, ...]
+
+
 class TaskAssignment(msgspec.Struct, frozen=True):
     """What one task starts from.
 
@@ -167,7 +188,8 @@ class TaskAssignment(msgspec.Struct, frozen=True):
     splits: tuple[SplitPosition, ...] = ()
     recovered: tuple[PreparedOutput, ...] = ()
     operator_states: tuple[OperatorStateValues, ...] = ()
-    watermark_ms: int | None = None
+    watermarks: dict[OperatorId, int] = {}  # those that none has yet are left out
+    transit: tuple[TransitAssignment, ...] = ()  # to be processed first, in this order
 
 
 class Deploy(_Message, frozen=True, kw_only=True):
@@ -191,10 +213,26 @@ class Start(_Message, frozen=True, kw_only=True):
 
 
 class TriggerCheckpoint(_Message, frozen=True, kw_only=True):
-    """Have the sources emit the barrier of a checkpoint. ``is_final``: they stop reading at it."""
+    """Have the sources and loops emit the barrier of a checkpoint.
+
+    ``is_final``: the sources stop reading at it. ``timeout_ms`` as in ``Barrier``. ``initiators``:
+    operators that begin it by themselves as well, without waiting for its barriers.
+    """
 
     checkpoint_id: CheckpointId
     is_final: bool = False
+    timeout_ms: int | None = None
+    initiators: frozenset[OperatorId] = frozenset()
+
+
+class LookRound(_Message, frozen=True, kw_only=True):
+    """Have the sources and loops look whether they are passive, and send their markers."""
+
+    number: int
+
+
+class EndOfLoops(_Message, frozen=True, kw_only=True):
+    """Nothing goes round any more: the input of the loops has ended."""
 
 
 class CompleteCheckpoint(_Message, frozen=True, kw_only=True):
@@ -231,6 +269,7 @@ FromWorker = (
     | Acknowledged
     | Declined
     | TaskEnded
+    | RoundSeen
     | Committed
     | TaskFailed
     | Cancelled
@@ -239,6 +278,8 @@ ToWorker = (
     Deploy
     | Start
     | TriggerCheckpoint
+    | LookRound
+    | EndOfLoops
     | CompleteCheckpoint
     | AbortCheckpoint
     | AlignWatermarks

@@ -187,6 +187,13 @@ class SplitReader:
         """Return in how many ms to ask again after an empty batch."""
         return 10
 
+    def committed(self, position: Any) -> None:
+        """Take note that a checkpoint which holds ``position`` is complete.
+
+        What lies before it is not read again, unless the job goes back to an older checkpoint by
+        hand. Called only if ``Source.is_told_of_checkpoints``; some positions may be left out.
+        """
+
     def close(self) -> None:
         """Release what is open."""
 
@@ -216,6 +223,9 @@ class Source:
     discovers: bool = True
     """Whether ``splits`` may find more at a restart (new files, say). Where not, the splits of a
     restored checkpoint are all there are, whatever the parallelism is now."""
+
+    is_told_of_checkpoints: ClassVar[bool] = False
+    """Whether the engine calls ``SplitReader.committed``."""
 
     event_time: EventTime | None = None
     """How its splits tell event time, if they do; set by ``Pipeline.source``."""
@@ -276,16 +286,26 @@ class Sink:
         """Make what was written since the last call durable; return its committable, or None."""
         return None
 
-    def commit(self, committables: Sequence[Any]) -> None:
-        """Make prepared output visible, durably; a repeat changes nothing."""
+    def commit(self, committables: Sequence[Any]) -> bool | None:
+        """Make prepared output visible, durably; a repeat changes nothing.
+
+        False: it is under way. The engine then asks again soon, with the same committables, until
+        the answer is another or an error; records go on to come in meanwhile.
+        """
+        return None
+
+    def can_accept(self) -> bool:
+        """Return whether another batch may be given while a commit is under way."""
+        return True
 
     def recover(self, committables: Sequence[Any]) -> None:
         """Commit what the restored checkpoint holds, and remove what older attempts left.
 
         Called on subtask 0 only, after ``open`` and before any ``write``; with an empty list at a
-        fresh start.
+        fresh start. It is done when it returns: nobody asks again.
         """
-        self.commit(committables)
+        if self.commit(committables) is False:
+            raise NotImplementedError(f"{type(self).__name__}.recover has to wait for its commit")
 
     def close(self) -> None:
         """Release what is open; what was written but not prepared is dropped."""

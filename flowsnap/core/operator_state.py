@@ -5,8 +5,10 @@ turn (``list``), gives all of them to everyone (``union``), or everyone those of
 because they are the same in all (``broadcast``). With the same number of subtasks a ``list`` keeps
 its place: what a subtask had, it gets.
 
-Event time never goes back: a task begins at the watermark it had at the cut. After a rescale that
-is the least of its predecessors', because its keys come from all of them.
+Event time is kept for each operator, because a pipeline may be chained differently after a restart.
+An operator goes on at the least of what its old subtasks had reached. A subtask whose input is
+dealt out by key, to as many as before, has the same keys again: it goes on at its own. One that had
+ended has no say: nothing that it is to get can be late.
 
 Source: Flink, "Working with State", operator state and its redistribution schemes; FLINK-5601 for
 the watermark.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flowsnap.core.graph import ChainSpec
+from flowsnap.core.graph import ChainSpec, ExecutionGraph, Partitioning, TaskSpec
 from flowsnap.core.ids import OperatorId
 from flowsnap.core.manifest import OperatorStateValues, TaskSnapshot
 
@@ -33,14 +35,29 @@ def deal(
     return tuple(_dealt(parts, chain.parallelism, subtask) for parts in found.values())
 
 
-def watermark(old: Sequence[TaskSnapshot], chain: ChainSpec, subtask: int) -> int | None:
-    """Return the event time that one subtask of ``chain`` had reached, or None: none yet."""
-    first = chain.operators[0]
-    reached = {task.subtask: task.watermark_ms for task in old if task.operators[0] == first}
-    if len(reached) == chain.parallelism:
-        return reached.get(subtask)
-    known = [mark for mark in reached.values() if mark is not None]
-    return min(known) if known and len(known) == len(reached) else None
+def watermarks(
+    old: Sequence[TaskSnapshot], graph: ExecutionGraph, task: TaskSpec
+) -> dict[OperatorId, int]:
+    """Return the event time that each operator of a task goes on from, where it has one."""
+    chain = graph.chains[task.chain]
+    inputs = [edge.partitioning for edge in graph.edges if edge.target == chain.id]
+    is_owner = bool(inputs) and set(inputs) == {Partitioning.HASH}
+    found = {
+        name: _reached(old, name, chain, task if is_owner else None) for name in chain.operators
+    }
+    return {name: mark for name, mark in found.items() if mark is not None}
+
+
+def _reached(
+    old: Sequence[TaskSnapshot], operator: OperatorId, chain: ChainSpec, owner: TaskSpec | None
+) -> int | None:
+    """Return what an operator had reached: its own subtask, where it had these very keys."""
+    parts = {task.subtask: task for task in old if operator in task.operators}
+    if owner is not None and len(parts) == chain.parallelism and owner.subtask in parts:
+        return parts[owner.subtask].watermarks.get(operator)
+    marks = [task.watermarks.get(operator) for task in parts.values() if not task.is_ended]
+    known = [mark for mark in marks if mark is not None]
+    return min(known) if known and len(known) == len(marks) else None
 
 
 def _dealt(

@@ -9,11 +9,13 @@ handed on by what it belongs to:
 - a source's splits by split id, dealt out anew so that each is read by exactly one subtask;
 - prepared output by sink name, all to the sink's subtask 0, which commits what the checkpoint
   promised;
+- what was in transit by the operator it was sent to, and by key (see ``transit``);
 - the end of input by chain: one that had processed the end of its input, everywhere, does not do so
   again, unless new input has appeared above it.
 
 Whatever does not fit is refused and named on both sides, never dropped: state without an operator,
-a split half read that is gone, a keyed operator that would begin in the middle of the stream.
+a split half read that is gone, a keyed operator that would begin in the middle of the stream. Only
+what the user has allowed by name of the flag is let go of, or begins empty.
 
 Invariants: every split of a source is assigned once; the unfinished ones differ by at most one
 between subtasks; every (operator, key group) of the checkpoint reaches exactly the task that owns
@@ -34,13 +36,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from flowsnap.core import operator_state
+import msgspec
+
+from flowsnap.core import operator_state, transit
 from flowsnap.core.graph import (
     ChainSpec,
     ExecutionGraph,
     JobGraph,
     OperatorKind,
     OperatorSpec,
+    Partitioning,
     TaskSpec,
 )
 from flowsnap.core.ids import ChainId, CheckpointId, OperatorId
@@ -72,13 +77,25 @@ def choose(
     return requested
 
 
+class Allowed(msgspec.Struct, frozen=True):
+    """In which ways may a pipeline differ from the checkpoint that it goes on from?
+
+    ``removed``: operators may be gone, and what the checkpoint holds of them is dropped. ``added``:
+    an operator that keeps state, or a source or sink, may be new: it begins empty, in the middle of
+    the stream.
+    """
+
+    removed: bool = False
+    added: bool = False
+
+
+NOTHING = Allowed()
+
+
 def check_compatible(
-    manifest: CheckpointManifest, graph: JobGraph, *, allow_new_state: bool = False
+    manifest: CheckpointManifest, graph: JobGraph, allowed: Allowed = NOTHING
 ) -> None:
     """Check that the pipeline ``graph`` can go on from a checkpoint.
-
-    ``allow_new_state``: an operator that keeps state, or a source or sink, may be new in the
-    pipeline where nothing has disappeared: it begins in the middle of the stream.
 
     Raises:
         StateIncompatible: state has no operator to go to, or an operator has changed its nature.
@@ -88,25 +105,50 @@ def check_compatible(
     old = {spec.name: spec for spec in manifest.graph.operators}
     new = {spec.name: spec for spec in graph.operators}
     stateful = _stateful(manifest)
-    gone = [name for name in stateful if name not in new]
-    appeared = [
-        name
-        for name, spec in new.items()
-        if _keeps_state(spec) and (name not in old or not _keeps_state(old[name]))
-    ]
     where = f"checkpoint {manifest.checkpoint_id}"
-    if gone:
-        raise _misfit(where, gone, appeared)
+    _check_changes(where, difference(manifest, graph), allowed)
     for name in stateful:
-        _check_unchanged(where, old[name], new[name])
-    if graph.max_parallelism != manifest.graph.max_parallelism and _keyed(manifest):
+        if name in new:
+            _check_unchanged(where, old[name], new[name])
+    _check_transit(manifest, graph)
+    kept = [name for name in _keyed(manifest) if name in new]
+    if graph.max_parallelism != manifest.graph.max_parallelism and kept:
         raise StateIncompatible(
             f"max_parallelism is {graph.max_parallelism}, but {where} has the state of "
-            f"{_quoted(_keyed(manifest))} in {manifest.graph.max_parallelism} key groups"
+            f"{_quoted(kept)} in {manifest.graph.max_parallelism} key groups"
         ).hint("key groups cannot be split: set max_parallelism as it was")
-    if appeared and not allow_new_state:
-        emptied = [name for name, spec in old.items() if _keeps_state(spec) and name not in new]
-        raise _misfit(where, emptied, appeared)
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """How a pipeline differs from a checkpoint, by operators, in the order of either graph.
+
+    ``removed``: the checkpoint has something of them. ``emptied``: they are gone too, and had
+    nothing. ``added``: they keep state, and the checkpoint knows nothing of it.
+    """
+
+    removed: tuple[OperatorId, ...]
+    emptied: tuple[OperatorId, ...]
+    added: tuple[OperatorId, ...]
+
+
+def difference(manifest: CheckpointManifest, graph: JobGraph) -> Difference:
+    """Return how the pipeline ``graph`` differs from a checkpoint, as far as state goes."""
+    old = {spec.name: spec for spec in manifest.graph.operators}
+    new = {spec.name: spec for spec in graph.operators}
+    removed = tuple(name for name in _stateful(manifest) if name not in new)
+    return Difference(
+        removed=removed,
+        emptied=tuple(
+            name
+            for name, spec in old.items()
+            if _keeps_state(spec) and name not in new and name not in removed
+        ),
+        added=tuple(
+            name
+            for name, spec in new.items()
+            if _keeps_state(spec) and (name not in old or not _keeps_state(old[name]))
+        ),
+    )
 
 
 def assign(
@@ -161,31 +203,61 @@ def _stateful(manifest: CheckpointManifest) -> list[OperatorId]:
     found |= {task.operators[0] for task in manifest.tasks if task.splits}
     found |= {state.operator for task in manifest.tasks for state in task.operator_states}
     found |= {task.operators[-1] for task in manifest.tasks if task.prepared}
+    found |= transit.targets(manifest.tasks)
     return [spec.name for spec in manifest.graph.operators if spec.name in found]
 
 
 def _keyed(manifest: CheckpointManifest) -> list[OperatorId]:
     states = [task.state for task in manifest.tasks if task.state is not None]
-    return sorted({table.operator for state in states for table in state.tables})
+    by_key = {
+        channel.target
+        for task in manifest.tasks
+        for channel in task.channels
+        if channel.partitioning is Partitioning.HASH
+    }
+    return sorted({table.operator for state in states for table in state.tables} | by_key)
+
+
+def _check_transit(manifest: CheckpointManifest, graph: JobGraph) -> None:
+    if wrong := transit.misdirected(manifest.tasks, graph):
+        raise StateIncompatible(
+            f"checkpoint {manifest.checkpoint_id} has records in transit to {_quoted(wrong)}, "
+            f"whose input is partitioned in another way now"
+        ).hint("change the pipeline from an aligned checkpoint, in which nothing is in transit")
 
 
 def _keeps_state(spec: OperatorSpec) -> bool:
-    return spec.is_keyed or spec.kind is not OperatorKind.OPERATOR
+    return spec.is_keyed or spec.kind in {OperatorKind.SOURCE, OperatorKind.SINK}
 
 
-def _misfit(where: str, gone: list[OperatorId], appeared: list[OperatorId]) -> StateIncompatible:
+def _check_changes(where: str, change: Difference, allowed: Allowed) -> None:
+    """Refuse what is gone or new and not allowed.
+
+    Where both a name that kept state is gone and another is new, it looks like a new name for the
+    old operator: then either must be allowed, also where nothing of the old one is lost.
+    """
+    gone = () if allowed.removed else change.removed
+    appeared = () if allowed.added else change.added
+    if not gone and not appeared:
+        return
+    if not allowed.removed and appeared:
+        gone += change.emptied
     lacks = f"{where} has {_quoted(gone)}, which the pipeline lacks"
     knows = f"the pipeline has {_quoted(appeared)}, of which {where} knows nothing"
+    may_drop = f"allow removed operators (--allow-removed) to drop the state of {_quoted(gone)}"
+    may_begin = f"allow added operators (--allow-added) to have {_quoted(appeared)} begin empty"
     if not appeared:
-        return StateIncompatible(lacks).hint(
-            "state is found by the operator's name: was it renamed or removed?"
+        raise StateIncompatible(lacks).hint(
+            f"state is found by the operator's name: was it renamed or removed? {may_drop}"
         )
     if not gone:
-        return StateIncompatible(knows).hint(
-            "it would begin in the middle of the stream: allow new state if this is meant"
+        raise StateIncompatible(knows).hint(
+            f"it would begin in the middle of the stream: if this is meant, {may_begin}"
         )
-    return StateIncompatible(f"{lacks}; {knows}").hint(
-        "state is found by the operator's name: if it was renamed, give it its old name"
+    raise (
+        StateIncompatible(f"{lacks}; {knows}")
+        .hint("state is found by the operator's name: if it was renamed, give it its old name")
+        .hint(f"otherwise {may_drop}, and {may_begin}")
     )
 
 
@@ -227,7 +299,8 @@ def _assign(
             splits=dealt[task.chain][task.subtask] if task.chain in dealt else (),
             recovered=_recovered(old, graph.chains[task.chain], task),
             operator_states=operator_state.deal(old, graph.chains[task.chain], task.subtask),
-            watermark_ms=operator_state.watermark(old, graph.chains[task.chain], task.subtask),
+            watermarks=operator_state.watermarks(old, graph, task),
+            transit=transit.assign(old, graph, task),
         )
         for task in graph.tasks
     )

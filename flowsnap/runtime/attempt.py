@@ -13,6 +13,7 @@ from flowsnap.core.event_time import GroupAlignment
 from flowsnap.core.graph import ExecutionGraph, JobGraph, OperatorKind
 from flowsnap.core.ids import AttemptId, CheckpointId, WorkerId
 from flowsnap.core.message import Deploy, TaskAssignment
+from flowsnap.runtime.loops import LoopRounds
 from flowsnap.runtime.progress import AttemptProgress
 
 
@@ -69,7 +70,7 @@ class Attempt:
         self.deployment = deployment
         self.is_started = False
         self.is_final_complete = False
-        self.triggered_at_wall_ms = 0
+        self.triggered_at_wall_ms: dict[CheckpointId, int] = {}
         self.progress = AttemptProgress(deployment.job_graph)
         self.alignment = GroupAlignment(task.worker for task in graph.tasks)
         self.coordinator = CheckpointCoordinator(
@@ -79,7 +80,9 @@ class Attempt:
             timeout_ms=config.checkpoint_timeout_ms,
             pause_ms_min=config.checkpoint_pause_ms_min,
             failures_max=config.checkpoint_failures_max,
+            concurrent_max=config.checkpoints_concurrent,
         )
+        self.loops = LoopRounds(deployment.attempt, graph)
         sinks = {s.name for s in deployment.job_graph.operators if s.kind is OperatorKind.SINK}
         chains = {chain.id for chain in graph.chains if chain.operators[-1] in sinks}
         self.commits = CommitRound([task.id for task in graph.tasks if task.chain in chains])

@@ -10,7 +10,7 @@ This is one of the two places with ``except Exception``: it stands around user c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from operator import length_hint
 from typing import Any
 
@@ -112,29 +112,37 @@ class Stage:
 class Chain:
     """The operators of one task: after its source and up to its sink, where it has them."""
 
-    def __init__(self, members: Sequence[Named], subtask: int) -> None:
+    def __init__(
+        self, members: Sequence[Named], subtask: int, entries: Collection[OperatorId] = ()
+    ) -> None:
+        """``entries``: operators in the middle that ``process_at`` will be called for."""
         last = members[-1] if members else None
         self.sink = last[1] if last is not None and isinstance(last[1], Sink) else None
         self.sink_counter = Counter()
         self._sink_name = last[0] if last is not None else OperatorId("")
         self._subtask = subtask
         self._members = [(n, o) for n, o in members if isinstance(o, Operator)]
-        self._stages = [Stage(part, subtask) for part in _stages(self._members)]
+        self._stages = [Stage(part, subtask) for part in _stages(self._members, entries)]
         self._first_stage = self._index_of_members()
         self._contexts: list[TaskContext] = []
         self._generators = _places(self._members, "generates_watermarks")
         self._clocked = _places(self._members, "uses_processing_time")
         self._asynchronous = _places(self._members, "is_asynchronous")
         self._announced: dict[int, int | None] = dict.fromkeys(self._generators)
+        self._has_ended = False
 
-    def open(self, contexts: dict[OperatorId, TaskContext], watermark_ms: int) -> None:
+    def open(
+        self, contexts: dict[OperatorId, TaskContext], watermarks: Mapping[OperatorId, int]
+    ) -> None:
         """Open every operator; ``contexts`` has one for each.
 
-        ``watermark_ms`` is the event time that had come in at the restored cut.
+        ``watermarks`` has the event time that each had reached at the restored cut. An operator
+        that is new in the pipeline begins where the one before it stands.
         """
+        watermark_ms = watermarks.get(next(iter(contexts), OperatorId("")), MIN_WATERMARK)
         self._contexts = [contexts[name] for name, _ in self._members]
         for (name, operator), context in zip(self._members, self._contexts, strict=True):
-            context.watermark_ms = watermark_ms
+            context.watermark_ms = watermark_ms = watermarks.get(name, watermark_ms)
             with user_code(name, self._subtask):
                 operator.open(context)
             if operator.generates_watermarks:
@@ -144,6 +152,11 @@ class Chain:
     def process(self, batch: Batch, port: int = 0) -> Batch | None:
         """Take one batch through the chain; None when a sink took it, or nothing came out."""
         return self._run(batch, 0, port)
+
+    def process_at(self, operator: OperatorId, batch: Batch, port: int) -> Batch | None:
+        """Take one batch through the part of the chain that begins with ``operator``."""
+        names = [stage.names[0] for stage in self._stages]
+        return self._run(batch, names.index(operator) if operator in names else len(names), port)
 
     # --- time ---------------------------------------------------------------------------------
 
@@ -167,9 +180,10 @@ class Chain:
     def generated(self) -> Iterator[Batch | int]:
         """Yield what comes out because an operator of this chain has a newer watermark.
 
-        The last thing yielded is that watermark, if it leaves the chain.
+        The last thing yielded is that watermark, if it leaves the chain. Behind the end of input
+        there is none: that was the last one.
         """
-        for member in self._generators:
+        for member in () if self._has_ended else self._generators:
             watermark_ms = self._members[member][1].watermark_ms
             if watermark_ms is not None and watermark_ms != self._announced[member]:
                 self._announced[member] = watermark_ms
@@ -179,13 +193,16 @@ class Chain:
         """Yield what comes out when event time reaches ``watermark_ms`` at an operator.
 
         It goes on to those behind it, up to one that generates watermarks itself. The last thing
-        yielded is the watermark, if it leaves the chain.
+        yielded is the watermark, if it leaves the chain. One that an operator had reached before a
+        restart, when it stood in another chain, passes it by: event time never goes back.
         """
         for index in range(member, len(self._members)):
             name, operator = self._members[index]
-            self._contexts[index].watermark_ms = watermark_ms
-            with user_code(name, self._subtask):
-                yield from self._rest(operator.advance(watermark_ms), index)
+            context = self._contexts[index]
+            if watermark_ms > context.watermark_ms:
+                context.watermark_ms = watermark_ms
+                with user_code(name, self._subtask):
+                    yield from self._rest(operator.advance(watermark_ms), index)
             if operator.generates_watermarks:
                 return
         yield watermark_ms
@@ -202,9 +219,13 @@ class Chain:
 
     def next_processing_time_ms(self) -> int | None:
         """Return when the wall clock matters next to an operator."""
-        times = [self._members[index][1].next_processing_time_ms() for index in self._clocked]
-        times += [context.next_sweep_ms() for context in self._contexts if context.sweeps]
-        return min((at for at in times if at is not None), default=None)
+        times = []
+        for index in self._clocked:
+            times.append(self._members[index][1].next_processing_time_ms())
+        for context in self._contexts:
+            if context.sweeps:
+                times.append(context.next_sweep_ms())
+        return min((at for at in times if at is not None), default=None) if times else None
 
     # --- beside the main output ---------------------------------------------------------------
 
@@ -215,6 +236,14 @@ class Chain:
             for context in self._contexts
             for tag, buffer in context.side_outputs.items()
         ]
+
+    def watermarks(self) -> dict[OperatorId, int]:
+        """Return the event time that each operator has reached, but for its beginning and end."""
+        return {
+            context.operator: context.watermark_ms
+            for context in self._contexts
+            if MIN_WATERMARK < context.watermark_ms < MAX_WATERMARK
+        }
 
     def operator_states(self) -> tuple[OperatorStateValues, ...]:
         """Return the non-keyed states of all operators as they are now."""
@@ -238,6 +267,11 @@ class Chain:
         """Whether ``poll`` has to be called."""
         return bool(self._asynchronous)
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether an asynchronous operator holds records that have yet to leave."""
+        return any(not self._members[index][1].is_idle for index in self._asynchronous)
+
     # --- barriers and the end -----------------------------------------------------------------
 
     def before_barrier(self) -> Iterator[Batch]:
@@ -258,6 +292,7 @@ class Chain:
         for index, (name, operator) in enumerate(self._members):
             with user_code(name, self._subtask):
                 yield from self._rest(operator.end_input(), index)
+        self._has_ended = True
 
     def close(self) -> None:
         """Close every operator and the sink, also when one of them fails at it."""
@@ -276,6 +311,15 @@ class Chain:
             pair for stage in self._stages for pair in zip(stage.names, stage.counters, strict=True)
         ]
         return found + ([(self._sink_name, self.sink_counter)] if self.sink else [])
+
+    def counted(self) -> dict[OperatorId, dict[str, int]]:
+        """Return what operators count themselves, by name; what is zero is left out."""
+        return {
+            context.operator: {
+                name: counter.value for name, counter in context.counters.items() if counter.value
+            }
+            for context in self._contexts
+        }
 
     def _run(self, batch: Batch, stage: int, port: int = 0) -> Batch | None:
         for index in range(stage, len(self._stages)):
@@ -298,7 +342,8 @@ class Chain:
         stage, counter = self._first_stage[member]
         for batch in batches:
             counter.records_out += len(batch)
-            rest = self._run(batch, stage + 1) if batch.values else batch
+            # An empty batch leaves as one that any edge takes, one by key too.
+            rest = self._run(batch, stage + 1) if batch.values else Batch([], None, [])
             if rest is not None:
                 yield rest
 
@@ -359,13 +404,13 @@ def _failed_index(operators: Sequence[Operator], batch: Batch) -> int | None:
 
 
 def _stages(
-    members: Sequence[tuple[OperatorId, Operator]],
+    members: Sequence[tuple[OperatorId, Operator]], entries: Collection[OperatorId]
 ) -> list[list[tuple[OperatorId, Operator]]]:
     """Group operators into stages: only lazy ones are fused, and a change of count ends a stage."""
     stages: list[list[tuple[OperatorId, Operator]]] = []
     is_open = False
     for name, operator in members:
-        if is_open and isinstance(operator, LazyOperator):
+        if is_open and isinstance(operator, LazyOperator) and name not in entries:
             stages[-1].append((name, operator))
         else:
             stages.append([(name, operator)])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
-from typing import Any, Literal
+from itertools import groupby, islice, repeat
+from typing import Any, Literal, cast
 
 from flowsnap.core.element import Batch
 from flowsnap.core.ids import AttemptId, OperatorId
@@ -31,7 +31,7 @@ class Place:
 
 
 class SideBuffer:
-    """Records of one side output on their way out of the task."""
+    """Records of one side output on their way out of the task; some may have no event time."""
 
     __slots__ = ("timestamps", "values")
 
@@ -53,12 +53,34 @@ class SideBuffer:
         else:
             self.timestamps.extend(timestamps)
 
-    def take(self) -> Batch:
-        """Return what has been emitted, and begin anew."""
+    def take(self) -> list[Batch]:
+        """Return what has been emitted, in order, and begin anew.
+
+        A batch ends where records with an event time and records without meet.
+        """
         values, timestamps = self.values, self.timestamps
         self.values, self.timestamps = [], []
-        times = [at for at in timestamps if at is not None]
-        return Batch(values, times if len(times) == len(values) else None)
+        if None not in timestamps:
+            return [Batch(values, cast(list[int], timestamps))] if values else []
+        batches, rest = [], iter(values)
+        for is_timed, times in groupby(timestamps, key=lambda at: at is not None):
+            run = list(times)
+            own = list(islice(rest, len(run)))
+            batches.append(Batch(own, cast(list[int], run) if is_timed else None))
+        return batches
+
+
+class NamedCounter:
+    """One number that an operator counts."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def increase(self, by: int = 1) -> None:
+        """Count ``by`` more."""
+        self.value += by
 
 
 class StateCell:
@@ -89,6 +111,7 @@ class TaskContext(KeyedStates):
         self.attempt = place.attempt
         self.watermark_ms = MIN_WATERMARK
         self.side_outputs: dict[str, SideBuffer] = {}
+        self.counters: dict[str, NamedCounter] = {}
         self.processing_time_ms = place.wall_ms
         self._cells: dict[str, StateCell] = {}
         self._restored = {s.name: s for s in place.restored if s.operator == operator}
@@ -104,6 +127,10 @@ class TaskContext(KeyedStates):
     def side_output(self, tag: str) -> SideBuffer:
         """Return the side output ``tag`` of this operator."""
         return self.side_outputs.setdefault(tag, SideBuffer())
+
+    def counter(self, name: str) -> NamedCounter:
+        """Return the counter ``name`` of this operator."""
+        return self.counters.setdefault(name, NamedCounter())
 
     def operator_state(
         self, name: str, kind: Literal["list", "union", "broadcast"] = "list"

@@ -11,20 +11,31 @@ from typing import Any
 from flowsnap.core.aligner import Aligner
 from flowsnap.core.commit import SinkCommits
 from flowsnap.core.element import Element
-from flowsnap.core.graph import ChainEdge, ChainSpec, ChannelSpec, OperatorKind, TaskSpec
-from flowsnap.core.ids import ChannelId, OperatorId, TaskId, WorkerId
+from flowsnap.core.graph import (
+    ChainEdge,
+    ChainSpec,
+    ChannelSpec,
+    OperatorKind,
+    Partitioning,
+    TaskSpec,
+)
+from flowsnap.core.ids import ChannelId, CheckpointId, OperatorId, TaskId, WorkerId
 from flowsnap.core.key import encode_keys, key_groups
 from flowsnap.core.manifest import FileHandle
 from flowsnap.core.message import Deploy, TaskAssignment
 from flowsnap.core.operator import SinkContext, Source
+from flowsnap.core.transit import channel_state
 from flowsnap.core.watermark import MIN_WATERMARK
 from flowsnap.failpoint import failpoint
 from flowsnap.runtime.chain import Chain, Named, user_code
+from flowsnap.runtime.channel_state import Recording, Restored
 from flowsnap.runtime.clock import Clock
 from flowsnap.runtime.context import NoTables, Place, TaskContext
-from flowsnap.runtime.input import InputChannel, SourceInput
+from flowsnap.runtime.input import FeedbackChannel, InputChannel, SourceInput
 from flowsnap.runtime.output import OutputChannel, Router, make_router
-from flowsnap.runtime.task import TaskEvents, TaskParts, TaskRunner
+from flowsnap.runtime.parts import TaskEvents, TaskParts
+from flowsnap.runtime.spill import SpillQueue
+from flowsnap.runtime.task import TaskRunner
 from flowsnap.state.backend import RestoredState, StateBackend
 from flowsnap.storage.writer import CheckpointWriter
 
@@ -95,7 +106,7 @@ class Builder:
         source = None
         if members[0][0] in self._sources:
             source = self._source(members.pop(0)[1], chain_spec, task, assignment)
-        chain = Chain(members, task.subtask)
+        chain = Chain(members, task.subtask, _entries(assignment))
         inputs = self._inputs(task, grant)
         parts = TaskParts(
             spec=task,
@@ -104,7 +115,7 @@ class Builder:
             source=source,
             inputs=inputs,
             routers=self._routers(task, deliver),
-            aligner=self._aligner(inputs),
+            aligner=self._aligner(task),
             state=state,
             commits=SinkCommits(),
             is_ended=assignment.is_ended,
@@ -112,6 +123,9 @@ class Builder:
             side_routers=self._side_routers(task, deliver),
             watermark_ms=_restored_ms(assignment, chain_spec),
             wall_ms=self._clock.wall_ms,
+            now_ms=self._clock.now_ms,
+            new_recording=self._recordings(task),
+            transit=self._transit(task, assignment),
         )
         runner = TaskRunner(parts, events)
         try:
@@ -129,7 +143,7 @@ class Builder:
     ) -> tuple[StateBackend | None, tuple[FileHandle, ...]]:
         if not self._keyed.intersection(chain.operators):
             return None, ()
-        directory = Path(self._deploy.work_directory) / _directory_name(task.id)
+        directory = self._directory(task)
         restored = []
         for index, state in enumerate(assignment.states):
             target = directory / f"restored-{index}"
@@ -185,7 +199,7 @@ class Builder:
         for name in spec.operators:
             tables = state if state is not None and name in self._keyed else NoTables()
             contexts[name] = TaskContext(tables, name, place)
-        chain.open(contexts, _restored_ms(assignment, spec))
+        chain.open(contexts, assignment.watermarks)
         if state is not None:
             state.check_declared()
 
@@ -214,13 +228,47 @@ class Builder:
 
     # --- channels -----------------------------------------------------------------------------
 
+    def _directory(self, task: TaskSpec) -> Path:
+        return Path(self._deploy.work_directory) / _directory_name(task.id)
+
     def _inputs(self, task: TaskSpec, grant: Grant) -> list[InputChannel]:
-        capacity, edges = self._deploy.config.channel_capacity_batches, self._deploy.graph.edges
         return [
-            InputChannel(channel.id, capacity, grant, edges[channel.edge].port)
+            self._input(channel, self._directory(task), grant)
             for channel in self._deploy.graph.channels
             if channel.target == task.id
         ]
+
+    def _input(self, channel: ChannelSpec, directory: Path, grant: Grant) -> InputChannel:
+        capacity = self._deploy.config.channel_capacity_batches
+        edge = self._deploy.graph.edges[channel.edge]
+        if edge.is_feedback:
+            queue = SpillQueue(directory / f"feedback-{channel.id}")
+            return FeedbackChannel(channel.id, capacity, grant, queue)
+        return InputChannel(channel.id, capacity, grant, edge.port)
+
+    def _recordings(self, task: TaskSpec) -> Callable[[CheckpointId], Recording]:
+        """Return what makes the recording of a checkpoint's channel state."""
+        directory, graph = self._directory(task), self._deploy.graph
+        channels = {
+            channel.id: channel_state(graph, channel, is_sent=channel.target != task.id)
+            for channel in graph.channels
+            if task.id in {channel.source, channel.target}
+        }
+        return lambda id_: Recording(directory / f"channels-{id_}", channels)
+
+    def _transit(self, task: TaskSpec, assignment: TaskAssignment) -> Restored:
+        """Return what was in transit to a task; its files are fetched, and verified."""
+        files = []
+        for number, part in enumerate(assignment.transit):
+            target = self._directory(task) / f"transit-{number}"
+            self._writer.restore((part.file,), target)
+            files.append(target / part.file.name)
+        (start, end), groups = task.key_groups, self._deploy.graph.max_parallelism
+
+        def owns(keys: list[Any]) -> list[bool]:
+            return [start <= group < end for group in key_groups(encode_keys(keys), groups)]
+
+        return Restored(assignment.transit, files, owns)
 
     def _routers(self, task: TaskSpec, deliver: Deliver) -> list[Router]:
         """Return the routers of the main output."""
@@ -254,25 +302,45 @@ class Builder:
         groups = self._deploy.graph.max_parallelism
         target = self._chains[edge.target].operators[0]
         batch_bytes = self._deploy.config.batch_bytes
+        can_overtake = edge.partitioning is not Partitioning.BROADCAST
         return make_router(
             edge.partitioning,
-            [OutputChannel(channel.id, target, deliver, batch_bytes) for channel in channels],
+            [
+                OutputChannel(channel.id, target, deliver, batch_bytes, can_overtake=can_overtake)
+                for channel in channels
+            ],
             task.subtask,
             key_groups_of=lambda keys: key_groups(encode_keys(keys), groups),
             max_parallelism=groups,
         )
 
-    def _aligner(self, inputs: list[InputChannel]) -> Aligner | None:
+    def _aligner(self, task: TaskSpec) -> Aligner | None:
+        edges = self._deploy.graph.edges
+        inputs = {
+            channel.id: edges[channel.edge]
+            for channel in self._deploy.graph.channels
+            if channel.target == task.id
+        }
         if not inputs:
             return None
-        mode = self._deploy.config.checkpoint_mode
-        return Aligner([channel.id for channel in inputs], mode=mode)
+        return Aligner(
+            inputs,
+            mode=self._deploy.config.checkpoint_mode,
+            feedback=[id_ for id_, edge in inputs.items() if edge.is_feedback],
+            broadcast=[
+                id_ for id_, edge in inputs.items() if edge.partitioning is Partitioning.BROADCAST
+            ],
+        )
+
+
+def _entries(assignment: TaskAssignment) -> set[OperatorId]:
+    """Return the operators that something was in transit to: it is processed from there on."""
+    return {channel.target for part in assignment.transit for channel in part.channels}
 
 
 def _restored_ms(assignment: TaskAssignment, chain: ChainSpec) -> int:
-    if assignment.watermark_ms is None or (assignment.splits and chain.parallelism > 1):
-        return MIN_WATERMARK  # The splits may have been another subtask's, which was not so far.
-    return assignment.watermark_ms
+    """Return the event time that had come in through all inputs of a task."""
+    return assignment.watermarks.get(chain.operators[0], MIN_WATERMARK)
 
 
 def _directory_name(task: TaskId) -> str:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from flowsnap.core.credit import CreditReceiver
-from flowsnap.core.element import Batch, Element
+from flowsnap.core.element import Barrier, Batch, Element
 from flowsnap.core.event_time import SourceTime
-from flowsnap.core.ids import ChannelId, OperatorId
+from flowsnap.core.ids import ChannelId, CheckpointId, OperatorId
 from flowsnap.core.manifest import SplitPosition
 from flowsnap.core.operator import Source, Split, SplitReader
 from flowsnap.core.watermark import MIN_WATERMARK
 from flowsnap.errors import ConfigError
 from flowsnap.failpoint import failpoint
 from flowsnap.runtime.chain import Stage, user_code
+from flowsnap.runtime.channel_state import Recording
+from flowsnap.runtime.spill import SpillQueue
 
 IN_TURN_SPLITS_MAX = 256
 """How many files a source may have open at once, so that event time can be the least of all."""
@@ -26,9 +29,23 @@ HELD_BACK_MS = 20
 
 
 class InputChannel:
-    """The receiving end of one channel: what has come and has not been processed."""
+    """The receiving end of one channel: what has come and has not been processed.
 
-    __slots__ = ("_grant", "credit", "id", "port", "queue")
+    ``announced`` is a list of the task, which gets the barriers as they arrive. ``consumed`` counts
+    the batches that were processed.
+    """
+
+    is_feedback = False
+    __slots__ = (
+        "_grant",
+        "_recordings",
+        "announced",
+        "consumed",
+        "credit",
+        "id",
+        "port",
+        "queue",
+    )
 
     def __init__(
         self,
@@ -40,25 +57,94 @@ class InputChannel:
         self.id = id
         self.port = port
         self.credit = CreditReceiver(capacity)
-        self.queue: deque[Element] = deque()
+        self.queue: deque[Element] | SpillQueue = deque()
+        self.consumed = 0
+        self.announced: list[tuple[ChannelId, Barrier]] = []
+        self._recordings: dict[CheckpointId, Recording] = {}
         self._grant = grant
 
     def receive(self, element: Element) -> None:
         """Take an element from the network or from a neighbour."""
         if isinstance(element, Batch):
             self.credit.receive()
+            if self._recordings:
+                for recording in self._recordings.values():
+                    recording.add(self.id, element)
+            self.queue.append(element)
+            return
+        if isinstance(element, Barrier):
+            self._recordings.pop(element.checkpoint_id, None)
+            self.announced.append((self.id, element))
         self.queue.append(element)
 
     def release(self) -> None:
         """Account for one batch that has been processed; credit goes back in lots."""
+        self.consumed += 1
         self.credit.release()
         self.replenish()
+
+    def split(self, batch: Batch, records: int) -> Batch:
+        """Return the first ``records`` of a batch that was taken out; the rest is put back."""
+        self.queue.appendleft(batch.part(records, len(batch)))
+        return batch.part(0, records)
 
     def replenish(self) -> None:
         """Grant what is free, if it is worth a message."""
         credits = self.credit.next_grant()
         if credits:
             self._grant(self.id, credits)
+
+    def record(self, checkpoint_id: CheckpointId, recording: Recording) -> None:
+        """Record what waits here, and what still comes, up to the barrier of a checkpoint."""
+        for element in self.queue:
+            if isinstance(element, Barrier) and element.checkpoint_id == checkpoint_id:
+                return
+            if isinstance(element, Batch):
+                recording.add(self.id, element)
+        self._recordings[checkpoint_id] = recording
+
+    def stop_recording(self, checkpoint_id: CheckpointId) -> None:
+        """Record no more for a checkpoint that was given up."""
+        self._recordings.pop(checkpoint_id, None)
+
+
+class FeedbackChannel(InputChannel):
+    """What is fed back into a loop: credit is given back for what has arrived, and it is kept.
+
+    Once the loop has ended, what its operators put out as their last output goes nowhere.
+    """
+
+    is_feedback = True
+    __slots__ = ("_is_closed", "dropped")
+
+    def __init__(
+        self,
+        id: ChannelId,
+        capacity: int,
+        grant: Callable[[ChannelId, int], None],
+        queue: SpillQueue,
+    ) -> None:
+        super().__init__(id, capacity, grant)
+        self.queue = queue
+        self.dropped = 0  # records
+        self._is_closed = False
+
+    def receive(self, element: Element) -> None:
+        if self._is_closed and isinstance(element, Batch):
+            self.credit.receive()
+            self.dropped += len(element)
+        else:
+            super().receive(element)
+        if isinstance(element, Batch):
+            self.credit.release()
+            self.replenish()
+
+    def release(self) -> None:
+        self.consumed += 1
+
+    def close(self) -> None:
+        """Let nothing more into the loop: its input has ended."""
+        self._is_closed = True
 
 
 class _OpenSplit:
@@ -97,6 +183,7 @@ class SourceInput:
         self._open = deque(split for split in self._all if not split.is_finished)
         self._batch_records = batch_records
         self._retry_at_ms = 0
+        self._recorded: dict[CheckpointId, tuple[SplitPosition, ...]] = {}
         self._stamp: Stage | None = None
         if source.event_time is not None:
             self._begin_time(splits, restored_ms)
@@ -120,8 +207,9 @@ class SourceInput:
         """Return when it is worth reading again."""
         return self._retry_at_ms
 
-    def read(self, now_ms: int) -> Batch | None:
+    def read(self, now_ms: int, records_max: int = sys.maxsize) -> Batch | None:
         """Return the next batch of some split, or None where there is none now."""
+        limit = min(self._batch_records, records_max)
         wait_ms = []
         for _ in range(len(self._open)):
             current = self._open[0]
@@ -130,7 +218,7 @@ class SourceInput:
                 self._open.rotate(-1)
                 continue
             with user_code(self._operator, self._subtask):
-                batch = self._reader(current).read(self._batch_records)
+                batch = self._reader(current).read(limit)
             failpoint("src.read")
             if batch is None:
                 self._finish(current)
@@ -176,10 +264,24 @@ class SourceInput:
         is_timed = self.time is not None and len(self._open) <= IN_TURN_SPLITS_MAX
         return is_timed or not self._source.bounded
 
-    def positions(self) -> tuple[SplitPosition, ...]:
-        """Return how far every split has been read."""
+    def positions(self, checkpoint_id: CheckpointId | None = None) -> tuple[SplitPosition, ...]:
+        """Return how far every split has been read; of a checkpoint, until it is complete."""
         with user_code(self._operator, self._subtask):
-            return tuple(self._position(split) for split in self._all)
+            found = tuple(self._position(split) for split in self._all)
+        if checkpoint_id is not None and self._source.is_told_of_checkpoints:
+            self._recorded[checkpoint_id] = found
+        return found
+
+    def complete(self, checkpoint_id: CheckpointId) -> None:
+        """Tell the open readers that what a checkpoint holds will not be asked for again."""
+        recorded = self._recorded.get(checkpoint_id)
+        if recorded is None:
+            return  # Nobody wants to know, or a later one has been complete before.
+        self._recorded = {id_: at for id_, at in self._recorded.items() if id_ > checkpoint_id}
+        with user_code(self._operator, self._subtask):
+            for split, position in zip(self._all, recorded, strict=True):
+                if split.reader is not None:
+                    split.reader.committed(position.position)
 
     def progress(self) -> tuple[int, int]:
         """Return how much has been read and how much there is; 0, 0 where no end is known."""

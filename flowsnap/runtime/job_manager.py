@@ -163,6 +163,7 @@ class JobManager:
         self._feed(life.TimePassed())
         if self._attempt is not None and self._attempt.is_started:
             self._coordinate(checkpoints.TimePassed())
+            self._tell_all(*self._attempt.loops.time_passed(now_ms))
         self._report.update(now_ms, self._machine, self._attempt)
         return self._idle_ms(now_ms)
 
@@ -197,6 +198,7 @@ class JobManager:
         deadlines = [self._machine.next_deadline_ms(), now_ms + IDLE_MS]
         if self._attempt is not None and self._attempt.is_started:
             deadlines.append(self._attempt.coordinator.next_deadline_ms())
+            deadlines.append(self._attempt.loops.next_deadline_ms())
         return max(0, min(at for at in deadlines if at is not None) - now_ms)
 
     def _take_requests(self) -> None:
@@ -233,6 +235,7 @@ class JobManager:
             case _:
                 pass  # What is left belongs to an attempt.
         if self._attempt is not None and message.attempt == self._attempt.id:
+            self._tell_all(*self._attempt.loops.hear(message, now_ms))
             self._take_from_attempt(worker, message, self._attempt)
 
     def _register(self, worker: WorkerId, pid: int, now_ms: int) -> None:
@@ -324,7 +327,7 @@ class JobManager:
             case life.StartTasks():
                 self._start_tasks()
             case life.TakeFinalCheckpoint():
-                self._coordinate(checkpoints.TriggerRequested("final"))
+                self._coordinate(checkpoints.TriggerRequested(checkpoints.Wish("final")))
             case life.LaunchWorkers() | life.CancelTasks() | life.KillWorkers():
                 for worker in action.workers:
                     self._act_on_worker(action, worker)
@@ -397,12 +400,12 @@ class JobManager:
 
     def _carry_out_checkpoint(self, action: checkpoints.Action, attempt: Attempt) -> None:
         match action:
-            case checkpoints.InjectBarriers(checkpoint_id, is_final):
-                self._inject(checkpoint_id, is_final, attempt)
+            case checkpoints.InjectBarriers(checkpoint_id, wish):
+                self._inject(checkpoint_id, wish, attempt)
             case checkpoints.WriteManifest():
                 self._write_manifest(action, attempt)
-            case checkpoints.NotifyComplete(checkpoint_id, is_final):
-                self._notify(checkpoint_id, is_final, attempt)
+            case checkpoints.NotifyComplete(checkpoint_id, kind):
+                self._notify(checkpoint_id, kind, attempt)
             case checkpoints.Abort(checkpoint_id, reason):
                 LOG.warning("checkpoint %d aborted: %s", checkpoint_id, reason)
                 self._report.checkpoint_failed()
@@ -410,16 +413,24 @@ class JobManager:
             case checkpoints.FailAttempt(reason):
                 self._feed(life.AttemptFailed(reason, True, None))
 
-    def _inject(self, checkpoint_id: CheckpointId, is_final: bool, attempt: Attempt) -> None:
+    def _inject(
+        self, checkpoint_id: CheckpointId, wish: checkpoints.Wish, attempt: Attempt
+    ) -> None:
         try:
             self._recovery.reserve(checkpoint_id)
         except StorageError as error:
             self._feed(life.AttemptFailed(str(error), True, None))
             return
-        attempt.triggered_at_wall_ms = self._clock.wall_ms()
+        attempt.triggered_at_wall_ms[checkpoint_id] = self._clock.wall_ms()
         self._report.checkpoint_pending(checkpoint_id)
         self._tell_all(
-            TriggerCheckpoint(attempt=attempt.id, checkpoint_id=checkpoint_id, is_final=is_final)
+            TriggerCheckpoint(
+                attempt=attempt.id,
+                checkpoint_id=checkpoint_id,
+                is_final=wish.is_final,
+                timeout_ms=self._config.barrier_timeout_of(wish.alignment),
+                initiators=frozenset(wish.initiators),
+            )
         )
         failpoint("jm.triggered")
 
@@ -429,10 +440,10 @@ class JobManager:
             run_id=self._recovery.run_id,
             checkpoint_id=action.checkpoint_id,
             attempt=attempt.id,
-            kind="final" if action.is_final else "checkpoint",
+            kind=action.kind,
             graph=self._recovery.job_graph,
             tasks=action.snapshots,
-            triggered_at_ms=attempt.triggered_at_wall_ms,
+            triggered_at_ms=attempt.triggered_at_wall_ms[action.checkpoint_id],
             duration_ms=action.duration_ms,
             versions=versions(__version__),
         )
@@ -448,10 +459,12 @@ class JobManager:
         self._report.checkpoint_completed(manifest)
         self._coordinate(checkpoints.ManifestWritten(action.checkpoint_id))
 
-    def _notify(self, checkpoint_id: CheckpointId, is_final: bool, attempt: Attempt) -> None:
+    def _notify(
+        self, checkpoint_id: CheckpointId, kind: checkpoints.CheckpointKind, attempt: Attempt
+    ) -> None:
         LOG.info("%s", self._report.describe_last_checkpoint())
         attempt.commits.expect(checkpoint_id)
-        attempt.is_final_complete = is_final
+        attempt.is_final_complete = kind == "final"
         self._tell_all(CompleteCheckpoint(attempt=attempt.id, checkpoint_id=checkpoint_id))
         failpoint("jm.notify_sent")
         try:
@@ -461,9 +474,10 @@ class JobManager:
 
     # --- sending ------------------------------------------------------------------------------
 
-    def _tell_all(self, message: ToWorker) -> None:
-        for worker in self._workers:
-            self._send(WorkerId(worker), message)
+    def _tell_all(self, *messages: ToWorker) -> None:
+        for message in messages:
+            for worker in self._workers:
+                self._send(WorkerId(worker), message)
 
     def _send(self, worker: WorkerId, message: ToWorker) -> bool:
         """Send, and return whether there is anybody; a death is told by the launcher."""

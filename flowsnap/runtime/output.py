@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from flowsnap.core.credit import CreditSender
 from flowsnap.core.element import Barrier, Batch, Element
 from flowsnap.core.graph import Partitioning
-from flowsnap.core.ids import ChannelId, OperatorId
+from flowsnap.core.ids import ChannelId, CheckpointId, OperatorId
 from flowsnap.core.partition import owner
 from flowsnap.failpoint import failpoint
 
@@ -32,9 +32,21 @@ _is_none = partial(is_, None)
 
 
 class OutputChannel:
-    """The sending end of one channel; ``target`` names the operator that it leads to."""
+    """The sending end of one channel; ``target`` names the operator that it leads to.
 
-    __slots__ = ("_batch_bytes", "_deliver", "backlog", "credit", "id", "records_max", "target")
+    ``can_overtake``: a barrier may leave ahead of what waits for credit here.
+    """
+
+    __slots__ = (
+        "_batch_bytes",
+        "_deliver",
+        "backlog",
+        "can_overtake",
+        "credit",
+        "id",
+        "records_max",
+        "target",
+    )
 
     def __init__(
         self,
@@ -42,9 +54,12 @@ class OutputChannel:
         target: OperatorId,
         deliver: Callable[[ChannelId, Element], int],
         batch_bytes: int,
+        *,
+        can_overtake: bool = True,
     ) -> None:
         self.id = id
         self.target = target
+        self.can_overtake = can_overtake
         self.credit = CreditSender()
         self.backlog: deque[Element] = deque()
         self.records_max = RECORDS_FIRST
@@ -65,6 +80,30 @@ class OutputChannel:
             if isinstance(self.backlog[0], Batch) and not self.credit.has_credit:
                 return
             self._send_now(self.backlog.popleft())
+
+    def overtake(self, barrier: Barrier) -> list[Batch]:
+        """Send a barrier ahead of what waits, and return the batches it was or would be behind.
+
+        A barrier of an older checkpoint that waits as well has been given up: it is dropped.
+        """
+        kept, ahead, is_behind = deque[Element](), list[Batch](), False
+        for element in self.backlog:
+            if isinstance(element, Barrier) and element.checkpoint_id <= barrier.checkpoint_id:
+                is_behind = is_behind or element.checkpoint_id == barrier.checkpoint_id
+                continue
+            if isinstance(element, Batch) and not is_behind:
+                ahead.append(element)
+            kept.append(element)
+        self.backlog = kept
+        self._send_now(Barrier(barrier.checkpoint_id, 0))
+        return ahead
+
+    def holds(self, checkpoint_id: CheckpointId) -> bool:
+        """Return whether the barrier of a checkpoint waits behind something here."""
+        return any(
+            isinstance(element, Barrier) and element.checkpoint_id == checkpoint_id
+            for element in self.backlog
+        )
 
     def _send_now(self, element: Element) -> None:
         if isinstance(element, Batch):
@@ -131,7 +170,7 @@ class Rebalance:
     def route(self, batch: Batch) -> None:
         share = max(RECORDS_MIN, -(-len(batch) // len(self.channels)))
         for start in range(0, len(batch), share):
-            part = batch if share >= len(batch) else _slice(batch, start, start + share)
+            part = batch if share >= len(batch) else batch.part(start, start + share)
             self.channels[self._next].send(part)
             self._next = (self._next + 1) % len(self.channels)
 
@@ -231,7 +270,7 @@ class Pending:
         self.values, self.keys, self.timestamps = [], [], []
         if len(whole) <= 2 * records_max:
             return [whole]
-        return [_slice(whole, at, at + records_max) for at in range(0, len(whole), records_max)]
+        return [whole.part(at, at + records_max) for at in range(0, len(whole), records_max)]
 
 
 def make_router(
@@ -252,11 +291,3 @@ def make_router(
             return Rebalance(channels, subtask)
         case Partitioning.HASH:
             return Hash(channels, key_groups_of, max_parallelism)
-
-
-def _slice(batch: Batch, start: int, stop: int) -> Batch:
-    return Batch(
-        batch.values[start:stop],
-        None if batch.timestamps is None else batch.timestamps[start:stop],
-        None if batch.keys is None else batch.keys[start:stop],
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from flowsnap.core.graph import JobGraph
@@ -16,6 +17,7 @@ class _Sum:
     __slots__ = (
         "backpressured_ms",
         "busy_ms",
+        "counters",
         "done",
         "records_in",
         "records_out",
@@ -26,6 +28,7 @@ class _Sum:
     def __init__(self) -> None:
         self.records_in = self.records_out = self.done = self.total = self.tasks = 0
         self.busy_ms = self.backpressured_ms = 0.0
+        self.counters: Counter[str] = Counter()
 
 
 class AttemptProgress:
@@ -95,6 +98,7 @@ class AttemptProgress:
             progress_done=current.done,
             progress_total=current.total,
             waits_for=waits.get(name, ""),
+            counters=dict(current.counters),
         )
 
     def _sums(self) -> dict[OperatorId, _Sum]:
@@ -105,6 +109,7 @@ class AttemptProgress:
                 total.tasks += 1
                 total.records_in += operator.records_in
                 total.records_out += operator.records_out
+                total.counters.update(operator.counters)
                 total.busy_ms += task.busy_ms
                 total.backpressured_ms += task.backpressured_ms
                 if index == 0:

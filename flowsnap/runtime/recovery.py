@@ -13,7 +13,7 @@ from flowsnap.core.ids import CheckpointId, OperatorId
 from flowsnap.core.manifest import CheckpointManifest
 from flowsnap.core.message import TaskAssignment
 from flowsnap.core.operator import Sink, Source, Split, Submission
-from flowsnap.errors import RestoreError
+from flowsnap.errors import ManifestCorrupt, RestoreError
 from flowsnap.failpoint import failpoint
 from flowsnap.runtime.attempt import CodeBlob, Deployment
 from flowsnap.runtime.definition import PipelineDefinition
@@ -192,9 +192,17 @@ class Recovery:
         found = self._directory.checkpoints()
         if wanted is not None or not found:
             return found
-        newest = self._directory.read_manifest(found[-1])
+        newest = self._newest(found)
         # Started over and stopped before the first checkpoint: what is here is of a former life.
         return found if newest.run_id == self.run_id else []
+
+    def _newest(self, found: list[CheckpointId]) -> CheckpointManifest:
+        try:
+            return self._directory.read_manifest(found[-1])
+        except ManifestCorrupt as error:
+            older = ", ".join(map(str, reversed(found[:-1]))) or "none"
+            error.hint(f"older checkpoints that can be restored by number: {older}")
+            raise
 
     def _enumerate(self) -> dict[OperatorId, list[Split]]:
         splits = {}

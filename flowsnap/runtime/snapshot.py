@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -22,8 +23,9 @@ from flowsnap.core.ids import CheckpointId, TaskId
 from flowsnap.core.manifest import FileHandle, SnapshotTimes, StateHandle, TaskSnapshot
 from flowsnap.core.registry import SharedFiles
 from flowsnap.errors import StateError, StorageError
+from flowsnap.runtime.channel_state import Recording
 from flowsnap.runtime.clock import now_ns
-from flowsnap.runtime.task import TakenSnapshot
+from flowsnap.runtime.parts import TakenSnapshot
 from flowsnap.state.backend import LocalFile, Persist
 from flowsnap.storage.writer import CheckpointWriter
 
@@ -72,6 +74,7 @@ class _Pending:
     started_ns: int
     is_aborted: bool = False
     upload: Future[StateHandle] | None = None
+    channels: Future[FileHandle] | None = None
 
 
 class Snapshotter:
@@ -109,7 +112,12 @@ class Snapshotter:
     @property
     def is_uploading(self) -> bool:
         """Whether the helper thread is at work, so that the loop should look again soon."""
-        return bool(self._uploading)
+        return any(
+            not upload.done()
+            for pending in self._uploading
+            for upload in (pending.upload, pending.channels)
+            if upload is not None
+        ) or any(map(self._finished, islice(self._uploading, 1)))
 
     def abort(self, checkpoint_id: CheckpointId) -> None:
         """Store nothing more for a checkpoint; what is frozen still becomes part of the state."""
@@ -196,12 +204,29 @@ class Snapshotter:
             return self._files[task].lookup(file.name, digest)
 
     def _finished(self, pending: _Pending) -> bool:
-        return pending.upload is None or pending.upload.done()
+        if pending.upload is not None and not pending.upload.done():
+            return False
+        recording = pending.snapshot.recording
+        if pending.is_aborted or recording is None:
+            return True
+        if not recording.is_complete:
+            return False  # Something may still be in transit.
+        if pending.channels is None and recording.states():
+            pending.channels = self._pool.submit(self._store_channels, pending, recording)
+        return pending.channels is None or pending.channels.done()
 
-    def _acknowledge(self, pending: _Pending) -> None:
+    def _store_channels(self, pending: _Pending, recording: Recording) -> FileHandle:
         snapshot = pending.snapshot
         try:
+            return self._writer.store(snapshot.checkpoint_id, snapshot.task.id, recording)
+        finally:
+            recording.drop()
+
+    def _acknowledge(self, pending: _Pending) -> None:
+        snapshot, recording = pending.snapshot, pending.snapshot.recording
+        try:
             state = None if pending.upload is None else pending.upload.result()
+            channels = None if pending.channels is None else pending.channels.result()
         except (StorageError, StateError) as error:
             self._decline(pending, str(error))
             return
@@ -218,11 +243,14 @@ class Snapshotter:
                 splits=snapshot.splits,
                 prepared=snapshot.prepared,
                 operator_states=snapshot.operator_states,
-                watermark_ms=snapshot.watermark_ms,
+                watermarks=snapshot.watermarks,
+                channels=() if recording is None else recording.states(),
+                channel_file=channels,
                 times=SnapshotTimes(
                     alignment_ms=snapshot.alignment_ms,
                     synchronous_ms=snapshot.synchronous_ms,
                     durable_ms=(now_ns() - pending.started_ns) / 1e6,
+                    recording_ms=0.0 if recording is None else recording.recording_ms,
                 ),
             ),
         )

@@ -26,6 +26,7 @@ class OperatorStatus(msgspec.Struct, frozen=True, kw_only=True):
     progress_done: int = 0
     progress_total: int = 0
     waits_for: str = ""
+    counters: dict[str, int] = {}  # what it counts itself, as far as it is not zero
 
 
 class CheckpointStatus(msgspec.Struct, frozen=True, kw_only=True):

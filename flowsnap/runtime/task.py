@@ -8,14 +8,10 @@ waits. Whatever the task has to tell goes through ``TaskEvents``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Protocol
 
-from flowsnap.core.aligner import Action as Alignment
-from flowsnap.core.aligner import Aligner, Decline, Snapshot, Unblock
-from flowsnap.core.commit import SinkCommits
+from flowsnap.core.aligner import Snapshot
 from flowsnap.core.element import (
     Active,
     Barrier,
@@ -24,77 +20,26 @@ from flowsnap.core.element import (
     Element,
     EndOfInput,
     Idle,
+    Marker,
     Watermark,
 )
 from flowsnap.core.event_time import WatermarkReport
-from flowsnap.core.graph import ChainSpec, TaskSpec
-from flowsnap.core.ids import ChannelId, CheckpointId, OperatorId, TaskId
-from flowsnap.core.manifest import OperatorStateValues, PreparedOutput, SplitPosition
+from flowsnap.core.ids import ChannelId, CheckpointId, OperatorId
 from flowsnap.core.message import OperatorMetrics, TaskMetrics
+from flowsnap.core.rounds import TaskRounds
 from flowsnap.core.task import InputEnds, TaskState, move
 from flowsnap.core.watermark import MAX_WATERMARK, MIN_WATERMARK, WatermarkMerger
 from flowsnap.failpoint import failpoint
-from flowsnap.runtime.chain import Chain, user_code
-from flowsnap.runtime.clock import SystemClock, now_ns
-from flowsnap.runtime.input import InputChannel, SourceInput
-from flowsnap.runtime.output import OutputChannel, Router
-from flowsnap.state.backend import Persist, StateBackend
+from flowsnap.runtime.checkpoints import TaskCheckpoints
+from flowsnap.runtime.clock import now_ns
+from flowsnap.runtime.input import FeedbackChannel, InputChannel
+from flowsnap.runtime.output import OutputChannel
+from flowsnap.runtime.parts import Pace, TakenSnapshot, TaskEvents, TaskParts, TaskTimes, Transit
+from flowsnap.runtime.sink_output import sink_output
+from flowsnap.runtime.spill import SpillQueue
 
 POLL_MS = 2
 """How long a task with requests in flight waits at most before it looks again."""
-
-
-@dataclass(slots=True)
-class TakenSnapshot:
-    """The synchronous part of one task's snapshot: all that is left is to make it durable."""
-
-    checkpoint_id: CheckpointId
-    task: TaskSpec
-    operators: tuple[OperatorId, ...]
-    operator_states: tuple[OperatorStateValues, ...]
-    watermark_ms: int | None
-    is_ended: bool
-    splits: tuple[SplitPosition, ...]
-    prepared: tuple[PreparedOutput, ...]
-    persist: Persist | None
-    alignment_ms: float
-    synchronous_ms: float
-
-
-class TaskEvents(Protocol):
-    """What a task tells its worker."""
-
-    def snapshot_taken(self, snapshot: TakenSnapshot) -> None:
-        """Make the snapshot durable, in slices, and acknowledge it."""
-
-    def declined(self, task: TaskId, checkpoint_id: CheckpointId, reason: str) -> None:
-        """Tell the job manager that this checkpoint cannot be had from this task."""
-
-    def ended(self, task: TaskId) -> None:
-        """Tell the job manager that the task has processed the end of its input."""
-
-    def committed(self, task: TaskId, checkpoint_id: CheckpointId) -> None:
-        """Tell the job manager that the sink has committed everything up to this checkpoint."""
-
-
-@dataclass(slots=True)
-class TaskParts:
-    """What a task is put together from; see ``runtime/deployment.py``."""
-
-    spec: TaskSpec
-    chain_spec: ChainSpec
-    chain: Chain
-    source: SourceInput | None
-    inputs: Sequence[InputChannel]
-    routers: Sequence[Router]
-    aligner: Aligner | None
-    state: StateBackend | None
-    commits: SinkCommits
-    is_ended: bool
-    linger_ms: int
-    side_routers: Mapping[str, Sequence[Router]] = field(default_factory=dict)
-    watermark_ms: int = MIN_WATERMARK
-    wall_ms: Callable[[], int] = SystemClock().wall_ms
 
 
 class TaskRunner:
@@ -103,34 +48,36 @@ class TaskRunner:
     def __init__(self, parts: TaskParts, events: TaskEvents) -> None:
         self.spec = parts.spec
         self.id = parts.spec.id
+        self.operators = parts.chain_spec.operators
         self.inputs = {channel.id: channel for channel in parts.inputs}
         self._routers = [*parts.routers, *(r for some in parts.side_routers.values() for r in some)]
         self.outputs: list[OutputChannel] = [c for r in self._routers for c in r.channels]
         self.state = TaskState.CREATED
+        self.is_loop = any(channel.is_feedback for channel in parts.inputs)
         self._parts = parts
         self._chain = parts.chain
         self._source = parts.source
-        self._aligner = parts.aligner
         self._blocked: set[ChannelId] = set() if parts.aligner is None else parts.aligner.blocked
-        self._state = parts.state
         self._events = events
+        self._sink = sink_output(parts, events)
+        self._checkpoints = TaskCheckpoints(
+            parts.aligner, self.inputs, self.outputs, parts.new_recording, self
+        )
+        self._transit = iter(parts.transit) if parts.transit else None
         self._order = deque(parts.inputs)
-        self._ends = InputEnds(list(self.inputs))
+        self._ends = InputEnds([c.id for c in parts.inputs if not c.is_feedback])
+        self._rounds = TaskRounds(self.id, self.inputs)
         self._watermarks = WatermarkMerger(list(self.inputs), parts.watermark_ms)
         if parts.source is not None and parts.source.time is not None:
             self._watermarks = parts.source.time.merger
         self._has_event_time = parts.chain.generates_watermarks
         self._is_asynchronous = parts.chain.is_asynchronous
         self._is_idle = False
-        self._triggers: deque[CheckpointId] = deque()
         self._last_output: Iterator[Batch] | None = None
         self._is_stopped = False
-        self._has_partial = False
-        self._partial_due_ms = 0
+        self._has_partial, self._partial_due_ms = False, 0
         self._now_ms = 0
-        self._busy_ns = 0
-        self._backpressured_ns = 0
-        self._blocked_since_ns = 0
+        self._times, self._pace = TaskTimes(), Pace()
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -140,7 +87,11 @@ class TaskRunner:
         self.state = move(self.state, TaskState.RUNNING)
         for channel in self.inputs.values():
             channel.replenish()
-        if self._has_event_time:
+            if channel.is_feedback:
+                self._watermarks.idle(channel.id)  # What is fed back tells no event time.
+        if self.is_loop:
+            self._tell_idle()
+        elif self._has_event_time:
             self._forward_generated()
         elif (watermark_ms := self._watermark_ms()) is not None:
             self._send_control(Watermark(watermark_ms))
@@ -148,8 +99,12 @@ class TaskRunner:
     def close(self) -> None:
         """Release everything; what was not prepared is dropped."""
         with ExitStack() as stack:
-            if self._state is not None:
-                stack.callback(self._state.close)
+            if self._parts.state is not None:
+                stack.callback(self._parts.state.close)
+            stack.callback(self._checkpoints.close)
+            for channel in self.inputs.values():
+                if isinstance(channel.queue, SpillQueue):
+                    stack.callback(channel.queue.close)
             stack.callback(self._chain.close)
             if self._source is not None:
                 stack.callback(self._source.close)
@@ -159,8 +114,12 @@ class TaskRunner:
     def step(self, now_ms: int) -> bool:
         """Do one batch, if there is one and its output may leave; return whether it did."""
         self._now_ms = now_ms
-        if self._triggers and self.state is not TaskState.ENDING:
-            self._snapshot(self._triggers.popleft(), 0.0)
+        if self._sink is not None and not self._sink.step():
+            return False
+        if self._checkpoints.has_open:
+            self._checkpoints.push_out(now_ms)
+        is_between = self._transit is None and self.state is not TaskState.ENDING
+        if is_between and self._checkpoints.step(now_ms):
             return True
         if self._is_backpressured():
             return False
@@ -170,15 +129,35 @@ class TaskRunner:
         return worked
 
     def _work(self, now_ms: int) -> bool:
+        if self._transit is not None:
+            return self._restore_transit(self._transit)
         if self._last_output is not None:
             return self._drain(self._last_output)
         return self._read(now_ms) if self._source is not None else self._consume(now_ms)
 
+    def _restore_transit(self, transit: Iterator[Transit]) -> bool:
+        """Process the next batch of what was in transit at the restored cut."""
+        started = now_ns()
+        found = next(transit, None)
+        if found is None:
+            self._transit = None
+            return True
+        operator, port, batch = found
+        output = self._chain.process_at(operator, batch, port)
+        if output is not None:
+            self._emit(output)
+        self._after_output()
+        self._times.busy_ns += now_ns() - started
+        return True
+
     def next_step_ms(self, now_ms: int) -> int | None:
         """Return when ``step`` is worth calling again without anything arriving; None: never."""
+        checkpoint_ms = self._checkpoints.next_deadline_ms()
+        due = [] if checkpoint_ms is None else [checkpoint_ms]
         if self.waits_for() is not None:
-            return None  # Credit is what it waits for, and that arrives.
-        due = []
+            return min(due, default=None)  # Credit is what it waits for, and that arrives.
+        if self._sink is not None and self._sink.is_committing:
+            due.append(now_ms + POLL_MS)
         has_ended = self.state is TaskState.ENDED  # Then neither is asked any more.
         if self._is_asynchronous and not has_ended:
             due.append(now_ms + POLL_MS)
@@ -194,15 +173,9 @@ class TaskRunner:
         return next((channel.target for channel in self.outputs if channel.backlog), None)
 
     def _is_backpressured(self) -> bool:
-        for channel in self.outputs:
-            if channel.backlog:
-                if not self._blocked_since_ns:
-                    self._blocked_since_ns = now_ns()
-                return True
-        if self._blocked_since_ns:
-            self._backpressured_ns += now_ns() - self._blocked_since_ns
-            self._blocked_since_ns = 0
-        return False
+        is_blocked = any(channel.backlog for channel in self.outputs)
+        self._times.blocked(is_blocked)
+        return is_blocked
 
     def _step_clocked(self) -> bool:
         """Do what the wall clock and asynchronous operators ask for; False: no batch now."""
@@ -226,7 +199,7 @@ class TaskRunner:
         if self.state is not TaskState.RUNNING or self._is_stopped:
             return False
         started, before_ms = now_ns(), self._watermarks.current
-        batch = source.read(now_ms)
+        batch = source.read(now_ms, self._pace.records_max)
         if batch is not None:
             self._process(batch)
         if self._watermarks.current > before_ms:
@@ -235,7 +208,7 @@ class TaskRunner:
             self._tell_idle()
         if batch is None and source.is_exhausted:
             self._end()
-        self._busy_ns += now_ns() - started
+        self._times.busy_ns += now_ns() - started
         return batch is not None or source.is_exhausted
 
     def _consume(self, now_ms: int) -> bool:
@@ -245,17 +218,27 @@ class TaskRunner:
             if channel.queue and channel.id not in self._blocked:
                 started = now_ns()
                 self._take(channel, channel.queue.popleft(), now_ms)
-                self._busy_ns += now_ns() - started
+                self._times.busy_ns += now_ns() - started
                 return True
         return False
 
     def _take(self, channel: InputChannel, element: Element, now_ms: int) -> None:
         match element:
-            case Batch():
+            case Batch() if len(element) <= self._pace.records_max:
                 self._process(element, channel.port)
                 channel.release()
-            case Barrier(checkpoint_id):
-                self._take_barrier(channel.id, checkpoint_id, now_ms)
+            case Batch():
+                self._process(channel.split(element, self._pace.records_max), channel.port)
+            case Barrier():
+                self._checkpoints.receive(channel.id, element, now_ms)
+            case Marker(number):
+                self._take_marker(channel, number)
+            case _:
+                if not channel.is_feedback:  # which has no event time, and ends when it is told
+                    self._take_time(channel, element)
+
+    def _take_time(self, channel: InputChannel, element: Element) -> None:
+        match element:
             case EndOfInput():
                 self._take_end(channel.id)
             case Watermark(timestamp_ms):
@@ -266,11 +249,15 @@ class TaskRunner:
             case Active():
                 self._advance(self._watermarks.active(channel.id))
                 self._tell_idle()
+            case _:
+                pass  # The others have been taken before.
 
     def _process(self, batch: Batch, port: int = 0) -> None:
+        before_ms = self._parts.now_ms()
         output = self._chain.process(batch, port)
-        if self._state is not None:
-            self._state.relieve()
+        self._pace.measure(len(batch), self._parts.now_ms() - before_ms)
+        if self._parts.state is not None:
+            self._parts.state.relieve()
         if output is not None:
             self._emit(output)
         self._after_output()
@@ -337,8 +324,7 @@ class TaskRunner:
     def _emit_side_outputs(self) -> None:
         for tag, buffer in self._chain.side_outputs():
             routers = self._parts.side_routers.get(tag, ())
-            if buffer.values:
-                batch = buffer.take()
+            for batch in buffer.take():
                 for router in routers:
                     router.route(batch)
 
@@ -381,65 +367,79 @@ class TaskRunner:
             self._send_control(EndOfInput())
             self.state = move(self.state, TaskState.ENDED)
             self._events.ended(self.id)
-        self._busy_ns += now_ns() - started
+        self._times.busy_ns += now_ns() - started
         return not is_waiting
+
+    def end_loop(self) -> None:
+        """End the input of a loop; what is still fed back, as last output, goes nowhere."""
+        if self.is_loop and self.state is TaskState.RUNNING:
+            for channel in self.inputs.values():
+                if isinstance(channel, FeedbackChannel):
+                    channel.close()
+            self._end()
+
+    def look(self, number: int) -> None:
+        """Look whether anything goes on here, for a round; and send its markers."""
+        if number <= self._rounds.number:
+            return
+        for batch in self._chain.before_barrier():
+            self._emit(batch)
+        self._after_output()
+        consumed = {channel.id: channel.consumed for channel in self.inputs.values()}
+        report = self._rounds.look(number, self._is_passive(), consumed)
+        self._send_control(Marker(number))
+        if report is not None:
+            self._events.round_seen(report)
+
+    def _take_marker(self, channel: InputChannel, number: int) -> None:
+        self.look(number)
+        report = self._rounds.receive(channel.id, number, channel.consumed)
+        if report is not None:
+            self._events.round_seen(report)
+
+    def _is_passive(self) -> bool:
+        is_reading = self._source is not None and self.state is not TaskState.ENDED
+        return not (is_reading or self._transit is not None or self._chain.is_holding)
 
     # --- checkpoints --------------------------------------------------------------------------
 
-    def trigger(self, checkpoint_id: CheckpointId, *, is_final: bool) -> None:
-        """Have a source emit a barrier before its next batch; at a final one it stops reading."""
+    def trigger(
+        self, checkpoint_id: CheckpointId, *, is_final: bool, timeout_ms: int | None = None
+    ) -> None:
+        """Begin a checkpoint here, before the next batch; at a final one a source stops reading."""
         self._is_stopped = self._is_stopped or is_final
-        self._triggers.append(checkpoint_id)
+        self._checkpoints.trigger(checkpoint_id, timeout_ms)
 
-    def abort(self, checkpoint_id: CheckpointId, now_ms: int) -> None:
+    def abort(self, checkpoint_id: CheckpointId) -> None:
         """Give a checkpoint up, whether its barriers have come or not."""
-        if checkpoint_id in self._triggers:
-            self._triggers.remove(checkpoint_id)
-        if self._aligner is not None:
-            self._carry_out(self._aligner.abort(checkpoint_id))
+        self._checkpoints.abort(checkpoint_id)
 
     def complete(self, checkpoint_id: CheckpointId) -> None:
-        """Commit what the sink prepared up to a completed checkpoint."""
-        sink = self._chain.sink
-        if sink is None:
-            return
-        failpoint("sink.notify_recv")
-        due = self._parts.commits.due(checkpoint_id)
-        if due:
-            with user_code(self._parts.chain_spec.operators[-1], self.spec.subtask):
-                sink.commit([output.committable for output in due])
-        self._parts.commits.committed(checkpoint_id)
-        self._events.committed(self.id, checkpoint_id)
+        """Tell the source, and commit what the sink prepared up to a completed checkpoint."""
+        if self._source is not None:
+            self._source.complete(checkpoint_id)
+        if self._sink is not None:
+            self._sink.complete(checkpoint_id)
 
-    def _take_barrier(self, channel: ChannelId, checkpoint_id: CheckpointId, now_ms: int) -> None:
-        failpoint("ch.barrier_recv_first")
-        assert self._aligner is not None, "a source has no input channel"
-        self._carry_out(self._aligner.receive_barrier(channel, checkpoint_id, now_ms))
+    def decline(self, checkpoint_id: CheckpointId, reason: str) -> None:
+        self._events.declined(self.id, checkpoint_id, reason)
 
-    def _carry_out(self, actions: Sequence[Alignment]) -> None:
-        for action in actions:
-            match action:
-                case Snapshot(checkpoint_id, alignment_ms):
-                    failpoint("ch.aligned")
-                    self._snapshot(checkpoint_id, alignment_ms)
-                case Decline(checkpoint_id, reason):
-                    self._events.declined(self.id, checkpoint_id, reason)
-                case Unblock():
-                    pass  # ``blocked`` is the aligner's own set, which it has emptied.
-
-    def _snapshot(self, checkpoint_id: CheckpointId, alignment_ms: float) -> None:
+    def take_snapshot(self, cut: Snapshot) -> None:
+        checkpoint_id = cut.checkpoint_id
         failpoint("op.pre_snapshot")
         for batch in self._chain.before_barrier():
             self._emit(batch)
         self._after_output()
         started = now_ns()
-        splits = () if self._source is None else self._source.positions()
+        splits = () if self._source is None else self._source.positions(checkpoint_id)
         failpoint("src.offset_recorded")
-        persist = None if self._state is None else self._state.freeze()
+        persist = None if self._parts.state is None else self._parts.state.freeze()
         operator_states = self._chain.operator_states()
-        self._prepare(checkpoint_id)
+        if self._sink is not None:
+            self._sink.prepare(checkpoint_id)
+        self._flush()
+        recording = self._checkpoints.cut(cut)
         synchronous_ms = (now_ns() - started) / 1e6
-        self._send_control(Barrier(checkpoint_id))
         if self._source is not None:
             failpoint("src.barrier_injected")
         self._events.snapshot_taken(
@@ -448,14 +448,15 @@ class TaskRunner:
                 task=self.spec,
                 operators=self._parts.chain_spec.operators,
                 operator_states=operator_states,
-                watermark_ms=self._watermark_ms(),
+                watermarks=self._reached(),
                 # Restored behind its end, it has ended although its input has yet to say so again.
                 is_ended=self.state is TaskState.ENDED or self._parts.is_ended,
                 splits=splits,
                 prepared=self._parts.commits.pending(),
                 persist=persist,
-                alignment_ms=alignment_ms,
+                alignment_ms=cut.alignment_ms,
                 synchronous_ms=synchronous_ms,
+                recording=recording,
             )
         )
 
@@ -463,18 +464,21 @@ class TaskRunner:
         reached = self._watermarks.current
         return reached if MIN_WATERMARK < reached < MAX_WATERMARK else None
 
-    def _prepare(self, checkpoint_id: CheckpointId) -> None:
-        sink = self._chain.sink
-        if sink is not None:
-            with user_code(self._parts.chain_spec.operators[-1], self.spec.subtask):
-                self._parts.commits.add(checkpoint_id, sink.prepare(checkpoint_id))
+    def _reached(self) -> dict[OperatorId, int]:
+        """Return the event time that each operator has reached, the source included."""
+        reached = self._chain.watermarks()
+        watermark_ms = self._watermark_ms()
+        if self._source is not None and watermark_ms is not None:
+            reached[self._parts.chain_spec.operators[0]] = watermark_ms
+        return reached
 
     # --- metrics ------------------------------------------------------------------------------
 
     def metrics(self) -> TaskMetrics:
         """Return the totals since the attempt began."""
+        counted = self._chain.counted()
         operators = [
-            OperatorMetrics(name, counter.records_in, counter.records_out)
+            OperatorMetrics(name, counter.records_in, counter.records_out, counted.get(name, {}))
             for name, counter in self._chain.counters()
         ]
         done = total = 0
@@ -482,12 +486,11 @@ class TaskRunner:
             read = self._source.records_read
             operators.insert(0, OperatorMetrics(self._parts.chain_spec.operators[0], read, read))
             done, total = self._source.progress()
-        waiting = now_ns() - self._blocked_since_ns if self._blocked_since_ns else 0
         return TaskMetrics(
             task=self.id,
             operators=tuple(operators),
-            busy_ms=self._busy_ns / 1e6,
-            backpressured_ms=(self._backpressured_ns + waiting) / 1e6,
+            busy_ms=self._times.busy_ns / 1e6,
+            backpressured_ms=self._times.backpressured_ns / 1e6,
             progress_done=done,
             progress_total=total,
             waits_for=self.waits_for() or "",

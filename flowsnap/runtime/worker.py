@@ -32,8 +32,11 @@ from flowsnap.core.message import (
     Declined,
     Deploy,
     Deployed,
+    EndOfLoops,
     FromWorker,
+    LookRound,
     Progress,
+    RoundSeen,
     Shutdown,
     Start,
     TaskEnded,
@@ -41,14 +44,16 @@ from flowsnap.core.message import (
     ToWorker,
     TriggerCheckpoint,
 )
+from flowsnap.core.rounds import RoundReport
 from flowsnap.errors import FlowsnapError, OperatorError
 from flowsnap.failpoint import failpoint
 from flowsnap.runtime.clock import Clock
 from flowsnap.runtime.deployment import Builder
 from flowsnap.runtime.input import InputChannel
 from flowsnap.runtime.output import OutputChannel
+from flowsnap.runtime.parts import TakenSnapshot
 from flowsnap.runtime.snapshot import Snapshotter, upload_thread
-from flowsnap.runtime.task import TakenSnapshot, TaskRunner
+from flowsnap.runtime.task import TaskRunner
 from flowsnap.state.backend import StateBackend
 from flowsnap.storage.writer import CheckpointWriter
 from flowsnap.transport.plane import Arrival, DataPlane
@@ -197,18 +202,25 @@ class Worker:
         match message:
             case Start():
                 self._start()
-            case TriggerCheckpoint(checkpoint_id=checkpoint_id, is_final=is_final):
-                for task in filter(lambda task: not task.inputs, self._tasks):
-                    task.trigger(checkpoint_id, is_final=is_final)
-            case AlignWatermarks(minimums=minimums):
-                for task in self._tasks:
-                    task.align(minimums)
+            case TriggerCheckpoint():
+                self._trigger(message)
             case CompleteCheckpoint(checkpoint_id=checkpoint_id):
                 self._complete(checkpoint_id)
             case AbortCheckpoint(checkpoint_id=checkpoint_id):
                 self._abort(checkpoint_id)
             case _:
-                pass  # Deploy, Cancel and Shutdown have been taken before.
+                for task in self._tasks:
+                    _tell(task, message)
+
+    def _trigger(self, message: TriggerCheckpoint) -> None:
+        for task in self._tasks:
+            is_asked = not message.initiators.isdisjoint(task.operators)
+            if is_asked or task.is_loop or not task.inputs:
+                task.trigger(
+                    message.checkpoint_id,
+                    is_final=message.is_final,
+                    timeout_ms=message.timeout_ms,
+                )
 
     def _complete(self, checkpoint_id: CheckpointId) -> None:
         if self._snapshots is not None:
@@ -220,7 +232,7 @@ class Worker:
         if self._snapshots is not None:
             self._snapshots.abort(checkpoint_id)
         for task in self._tasks:
-            task.abort(checkpoint_id, self._clock.now_ms())
+            task.abort(checkpoint_id)
 
     # --- life of an attempt -------------------------------------------------------------------
 
@@ -323,6 +335,9 @@ class Worker:
     def ended(self, task: TaskId) -> None:
         self._control.send(TaskEnded(attempt=self._attempt, task=task))
 
+    def round_seen(self, report: RoundReport) -> None:
+        self._control.send(RoundSeen(attempt=self._attempt, report=report))
+
     def committed(self, task: TaskId, checkpoint_id: CheckpointId) -> None:
         self._progress_at_ms = 0  # The job may end with this: what was done goes ahead of it.
         self._report(self._clock.now_ms())
@@ -333,6 +348,19 @@ class Worker:
             Acknowledged(attempt=self._attempt, checkpoint_id=checkpoint_id, snapshot=snapshot)
         )
         failpoint("op.ack_sent")
+
+
+def _tell(task: TaskRunner, message: ToWorker) -> None:
+    """Tell a task what is not about checkpoints."""
+    match message:
+        case AlignWatermarks(minimums=minimums):
+            task.align(minimums)
+        case LookRound(number=number) if task.is_loop or not task.inputs:
+            task.look(number)
+        case EndOfLoops():
+            task.end_loop()
+        case _:
+            pass  # Deploy, Cancel and Shutdown have been taken before.
 
 
 def describe_failure(

@@ -36,7 +36,7 @@ from flowsnap.storage.store import (
 _KNOWN_DIRECTORIES_MAX = 1_000
 
 # What a file system says that has no hard links, or none for this file.
-_NO_LINK = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+NO_LINK = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 _FileKey = tuple[int, int, int, int]
 
@@ -104,7 +104,7 @@ class DirectoryStore:
                     self._filesystem.link(source, path)
                     return
                 except OSError as error:
-                    if error.errno not in _NO_LINK:
+                    if error.errno not in NO_LINK:
                         raise
             self._write(path, self._pieces(descriptor))
 
@@ -193,7 +193,7 @@ class DirectoryStore:
         try:
             self._filesystem.link(source, path)
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if error.errno not in NO_LINK:
                 raise
             return None
         return path
@@ -245,7 +245,7 @@ class DirectoryStore:
         except FileExistsError as error:
             raise _NameTaken from error
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if error.errno not in NO_LINK:
                 raise
             with self._alone():
                 if self._filesystem.is_file(path):

@@ -82,18 +82,35 @@ class JobStore:
         """The ids of earlier runs, oldest first."""
         return self._identity.former_run_ids
 
-    def begin_run(self) -> str:
-        """Begin a run that does not go on from the checkpoints there are; return its id.
+    @property
+    def lineage(self) -> tuple[str, ...]:
+        """The ids of the runs whose history the current one goes on with, and its own."""
+        return tuple(filter(None, (*self._identity.lineage, self.run_id)))
+
+    def begin_run(self, *, after: str = "", first: CheckpointManifest | None = None) -> str:
+        """Begin a run that does not go on from the newest checkpoint; return its id.
+
+        ``after``: the run whose history it goes on with, if it does. ``first``: the checkpoint that
+        it begins with, which is made one of the new run; it exists before the run does, so that a
+        run that is to begin with one never begins without.
 
         Raises:
             StorageError: it is not recorded, or perhaps not.
         """
         self._check_writable()
         former = tuple(filter(None, (*self.former_run_ids, self.run_id)))
+        lineage = self.lineage if after in self.lineage else (after,)
         run_id = secrets.token_hex(4)
         while run_id in former:
             run_id = secrets.token_hex(4)
-        identity = msgspec.structs.replace(self._identity, run_id=run_id, former_run_ids=former)
+        if first is not None:
+            self._complete(msgspec.structs.replace(first, run_id=run_id))
+        identity = msgspec.structs.replace(
+            self._identity,
+            run_id=run_id,
+            former_run_ids=former,
+            lineage=lineage if after else (),
+        )
         put_surely(self._store, layout.IDENTITY, seal(identity))
         self._identity = identity
         return run_id
@@ -167,6 +184,9 @@ class JobStore:
                 f"checkpoint {manifest.checkpoint_id} is of run {manifest.run_id!r} of "
                 f"{manifest.job!r}, not of run {self.run_id!r} of {self.job!r}"
             )
+        self._complete(manifest)
+
+    def _complete(self, manifest: CheckpointManifest) -> None:
         data = manifests.encode(manifest)
         self._check_fence(manifest)
         self._check_files(manifest)
@@ -280,8 +300,10 @@ class JobStore:
             pass_failpoint("jm.subsumed_deleted")
         return deleted + list(self._collect(pending))
 
-    def go_back(self, checkpoint_id: CheckpointId) -> list[str]:
-        """Give up every checkpoint after this one, durably; return what was deleted.
+    def go_back(
+        self, checkpoint_id: CheckpointId, *, but: CheckpointId | None = None
+    ) -> list[str]:
+        """Give up every checkpoint after this one, ``but`` one, durably; return what was deleted.
 
         Call it before the output of those is removed: one that were taken for the newest at the
         next start would rely on that output.
@@ -291,7 +313,7 @@ class JobStore:
         """
         self._check_writable()
         deleted = []
-        for later in [id_ for id_ in self.checkpoints() if id_ > checkpoint_id]:
+        for later in [id_ for id_ in self.checkpoints() if id_ > checkpoint_id and id_ != but]:
             self._manifests.pop(later, None)
             deleted.append(retention.manifest_path(later))
             self._store.delete(deleted[-1])

@@ -15,8 +15,9 @@ ATTEMPTS = "attempts/"
 WORK = "work"
 LOGS = "logs"
 SAVEPOINTS = "savepoints"
+REQUESTS = "requests"
 
-LOCAL = frozenset({LOCK, WORK, LOGS, SAVEPOINTS})
+LOCAL = frozenset({LOCK, WORK, LOGS, SAVEPOINTS, REQUESTS})
 """What lies beside the store's files at the top of the job directory, and is not looked into."""
 
 _ATTEMPT = re.compile(r"attempts/(\d{8,})\.json")

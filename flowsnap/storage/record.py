@@ -28,12 +28,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Identity(Record, frozen=True, kw_only=True):
-    """Whose directory it is. ``run_id`` is empty until the first run; times are for people."""
+    """Whose directory it is. ``run_id`` is empty until the first run; times are for people.
+
+    ``lineage``: those of the former runs whose history the current run goes on with; none after a
+    fresh start, or after one from the savepoint of another job.
+    """
 
     job: str
     run_id: str
     former_run_ids: tuple[str, ...]
     created_at_ms: int
+    lineage: tuple[str, ...] = ()
 
 
 class AttemptRecord(Record, frozen=True, kw_only=True):

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from flowsnap.core.element import Element
-from flowsnap.core.ids import ChannelId, CheckpointId, TaskId, WorkerId
+from flowsnap.core.ids import CheckpointId, TaskId, WorkerId
 from flowsnap.core.manifest import FileHandle
 from flowsnap.core.message import Deploy
 from flowsnap.errors import StorageError
 from flowsnap.runtime.attempt import Deployment
 from flowsnap.runtime.recovery import Recovery
-from flowsnap.runtime.task import TakenSnapshot
+from flowsnap.runtime.parts import TakenSnapshot
 from flowsnap.runtime.worker import Edges, Worker
 from flowsnap.state.backend import StateBackend
 from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.job_directory import JobDirectory
 from flowsnap.storage.writer import CheckpointWriter, LocalFile
 from flowsnap.testing.disk_files import DiskFileSystem
-from flowsnap.testing.flow import AbortsOf, Flow, WatchedQueue
+from flowsnap.testing.flow import AbortsOf, Flow, watch
 from flowsnap.testing.network import ControlLink
 from flowsnap.testing.process import Process, UploadQueue
 from flowsnap.testing.sink import TransactionalSink
@@ -44,14 +42,20 @@ class CheckedWorker(Worker, AbortsOf):
         self.aborted = set()
         super()._deploy(deploy)
         self.flow = flow = self._cluster.flow(deploy)
-        for task in self._tasks:
-            for channel in task.inputs.values():
-                channel.queue = WatchedQueue(flow, channel.id, task, self)
+        watch(flow, self._tasks, self)
 
-    def _deliver(self, channel: ChannelId, element: Element) -> int:
-        assert self.flow is not None
-        self.flow.sent(channel, element)  # before: a crash right after it leaves it on its way
-        return super()._deliver(channel, element)
+    def _idle_ms(self, now_ms: int) -> int:
+        """Return what the real one does, without polling: the helper thread wakes its process."""
+        snapshots = self._snapshots
+        if snapshots is None or not snapshots.is_uploading:
+            return super()._idle_ms(now_ms)
+        if snapshots._finished(snapshots._uploading[0]):
+            return 0
+        self._snapshots = None
+        try:
+            return super()._idle_ms(now_ms)
+        finally:
+            self._snapshots = snapshots
 
     def _abort(self, checkpoint_id: CheckpointId) -> None:
         self.aborted.add(checkpoint_id)
@@ -92,7 +96,8 @@ def make_worker(process: Process, link: ControlLink, id: WorkerId) -> CheckedWor
         }
 
     def make_writer(deploy: Deploy) -> CheckpointWriter:
-        root = Path(deploy.job_directory)
+        assert deploy.job_directory == str(cluster.root)
+        root = cluster.root
         return CheckedWriter(root, deploy.attempt, DirectoryStore(root, process.files))
 
     def make_plane(deploy: Deploy, worker: WorkerId) -> MemoryDataPlane:

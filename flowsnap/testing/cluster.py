@@ -30,6 +30,7 @@ from flowsnap.testing.disk_files import DiskFileSystem
 from flowsnap.testing.flow import Flow
 from flowsnap.testing.machine import ManagerProcess, ProcessLauncher, WorkerProcess
 from flowsnap.testing.network import DataNetwork
+from flowsnap.testing.path import remembering
 from flowsnap.testing.process import Process
 from flowsnap.testing.report import wait_for
 from flowsnap.testing.striking import Striking
@@ -38,9 +39,11 @@ from flowsnap.testing.workload import Workload
 from flowsnap.testing.world import World
 from flowsnap.transport.plane import Route
 
-HEALED_US = 600_000
+HEALED_US = 350_000
 LIVENESS_US = 30_000_000
 STEPS_MAX = 150_000
+ATTEMPTS_MAX = 40
+"""After healing few attempts fail: one for what was under way, and one for each of its echoes."""
 ORPHAN_US = 40_000
 TIMEOUT_MS_ENOUGH = 1_000
 SCRATCH = "/dev/shm"
@@ -49,9 +52,11 @@ SCRATCH = "/dev/shm"
 class Cluster:
     """One world with one job, from its submission to its end."""
 
-    def __init__(self, seed: int, faults: Sequence[Fault] | None = None) -> None:
+    def __init__(
+        self, seed: int, faults: Sequence[Fault] | None = None, workload: Workload | None = None
+    ) -> None:
         self.world = world = World(seed)
-        self.workload = Workload(world.topology, world.workload)
+        self.workload = workload or Workload(world.topology, world.workload)
         self.checker = Checker(world, self.workload)
         self.config = draw_config(world)
         own = draw_faults(world.faults, self.config.heartbeat_timeout_ms)
@@ -64,11 +69,12 @@ class Cluster:
         self.orphans: list[WorkerProcess] = []
         self._networks: dict[tuple[int, int], DataNetwork] = {}
         self._flows: dict[tuple[int, int], Flow] = {}
+        self._attempts_healed = 0
         self._pids = 0
         self._generations = 0
         self._reruns = 0
         parent = SCRATCH if Path(SCRATCH).is_dir() else None
-        self.root = Path(tempfile.mkdtemp(prefix="flowsnap-sim-", dir=parent))
+        self.root = remembering(tempfile.mkdtemp(prefix="flowsnap-sim-", dir=parent))
         self.disk = Disk(world, self.root, self.checker)
         self.striking = Striking(self)
         self._build()
@@ -92,6 +98,8 @@ class Cluster:
                 world.fail(f"C12: nothing happens any more\n{wait_for(self)}")
             elif world.now_us > HEALED_US + LIVENESS_US:
                 world.fail(f"C12: not finished in time\n{wait_for(self)}")
+            elif self.is_healed and self._attempts > self._attempts_healed + ATTEMPTS_MAX:
+                world.fail(f"C12: one attempt after the other fails\n{wait_for(self)}")
         if self.workload.trouble.fired:
             world.trace.reached("user function raised")
         if not world.violation:
@@ -101,6 +109,7 @@ class Cluster:
         """End the phase of faults."""
         if not self.is_healed:
             self.is_healed = True
+            self._attempts_healed = self._attempts
             self.world.note("world", "is healed")
             self.striking.disarm()
             if self.config.checkpoint_timeout_ms < TIMEOUT_MS_ENOUGH:
@@ -110,6 +119,10 @@ class Cluster:
                 )
                 if self.manager is not None:
                     self.kill(self.manager)
+
+    @property
+    def _attempts(self) -> int:
+        return self.checker.newest_attempt
 
     # --- processes ----------------------------------------------------------------------------
 
@@ -156,7 +169,7 @@ class Cluster:
         self._disconnect(process, is_orderly=True)
         if state is JobState.FAILED and not isinstance(error, StorageError):
             notes = "\n".join(getattr(error, "__notes__", ()))
-            self.world.fail(f"the job has failed: {error}\n{notes}")
+            self.world.fail(f"C12: the job has failed: {error}\n{notes}")
         if state is JobState.FINISHED:
             self.checker.check_end()
             if self._reruns or self.world.schedule.random() < 0.8:
@@ -236,9 +249,9 @@ class Cluster:
         """Return the counts of an attempt."""
         key = (self._generations, deploy.attempt)
         if key not in self._flows:
-            channels = [channel.id for channel in deploy.graph.channels]
             capacity = deploy.config.channel_capacity_batches
-            self._flows[key] = Flow(self.world, channels, capacity)
+            restored = self.checker.event_time.at_least(deploy.graph, self.definition.code)
+            self._flows[key] = Flow(self.world, deploy.graph, capacity, restored)
         return self._flows[key]
 
     # --- the end ------------------------------------------------------------------------------
@@ -260,7 +273,7 @@ def draw_config(world: World) -> JobConfig:
     heartbeat_ms = chance.choice((20, 40))
     return JobConfig(
         checkpoint_interval_ms=chance.choice((8, 20, 40, 80)),
-        checkpoint_timeout_ms=chance.choice((15, 60, 250, 2_000)),
+        checkpoint_timeout_ms=chance.choice((15, 60, 60, 250, 250, 2_000)),
         checkpoint_pause_ms_min=chance.choice((0, 0, 10)),
         checkpoint_failures_max=chance.choice((2, 10)),
         checkpoints_retained=chance.choice((1, 2, 3)),

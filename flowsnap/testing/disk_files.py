@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from flowsnap.storage.filesystem import Entry, FileSystem
@@ -13,6 +11,8 @@ from flowsnap.testing.disk import ABSENT, Disk, Inode
 from flowsnap.testing.world import Actor
 
 FIRST_DESCRIPTOR = 1_000_000
+_Call = tuple[int, str, str, tuple[int, bool] | None]
+"""The number of an effect, its name and path, and its fault: errno, and whether it takes effect."""
 
 
 class _Open:
@@ -37,12 +37,13 @@ class DiskFileSystem(FileSystem):
         text = str(path)
         if not self._disk.owns(text):
             return super().create(path)
-        with self._call("create", text):
-            if self._disk.find(text) is not ABSENT:
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), text)
-            inode = self._disk.new_inode(self._actor)
-            directory, _, name = text.rpartition("/")
-            self._disk.change(self._actor, directory, {name: inode})
+        call = self._begin("create", text)
+        if self._disk.find(text) is not ABSENT:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), text)
+        inode = self._disk.new_inode(self._actor)
+        directory, _, name = text.rpartition("/")
+        self._disk.change(self._actor, directory, {name: inode})
+        self._end(call)
         return self._descriptor(inode)
 
     def open(self, path: Path) -> int:
@@ -63,15 +64,17 @@ class DiskFileSystem(FileSystem):
         opened = self._open.get(descriptor)
         if opened is None:
             return super().write(descriptor, data)
-        with self._call("write", ""):
-            opened.inode.content += bytes(data)
+        call = self._begin("write", "")
+        opened.inode.content += bytes(data)
+        self._end(call)
         return len(data)
 
     def fsync(self, descriptor: int) -> None:
         opened = self._open.get(descriptor)
-        with self._call("fsync", ""):
-            if opened is not None:
-                opened.inode.durable = opened.inode.content
+        call = self._begin("fsync", "")
+        if opened is not None:
+            opened.inode.durable = opened.inode.content
+        self._end(call)
 
     def close(self, descriptor: int) -> None:
         if self._open.pop(descriptor, None) is None:
@@ -91,23 +94,25 @@ class DiskFileSystem(FileSystem):
         here, there = str(source), str(target)
         if not (self._disk.owns(here) and self._disk.owns(there)):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), there)
-        with self._call("link", there):
-            inode = self._disk.file(here)
-            if self._disk.find(there) is not ABSENT:
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), there)
-            directory, _, name = there.rpartition("/")
-            self._disk.change(self._actor, directory, {name: inode})
+        call = self._begin("link", there)
+        inode = self._disk.file(here)
+        if self._disk.find(there) is not ABSENT:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), there)
+        directory, _, name = there.rpartition("/")
+        self._disk.change(self._actor, directory, {name: inode})
+        self._end(call)
 
     def replace(self, source: Path, target: Path) -> None:
         here, there = str(source), str(target)
-        with self._call("replace", there):
-            inode = self._disk.file(here)
-            directory, _, name = there.rpartition("/")
-            assert directory == here.rpartition("/")[0], "renamed across directories"
-            if self._disk.find(there) is inode:
-                return  # POSIX: two names of one file stay as they are.
-            names: dict[str, object] = {name: inode, here.rpartition("/")[2]: ABSENT}
-            self._disk.change(self._actor, directory, names)
+        call = self._begin("replace", there)
+        inode = self._disk.file(here)
+        directory, _, name = there.rpartition("/")
+        assert directory == here.rpartition("/")[0], "renamed across directories"
+        if self._disk.find(there) is inode:
+            return  # POSIX: two names of one file stay as they are.
+        names: dict[str, object] = {name: inode, here.rpartition("/")[2]: ABSENT}
+        self._disk.change(self._actor, directory, names)
+        self._end(call)
 
     def unlink(self, path: Path) -> None:
         text = str(path)
@@ -115,9 +120,10 @@ class DiskFileSystem(FileSystem):
             super().unlink(path)
             return
         self._disk.file(text)
-        with self._call("unlink", text):
-            directory, _, name = text.rpartition("/")
-            self._disk.change(self._actor, directory, {name: ABSENT})
+        call = self._begin("unlink", text)
+        directory, _, name = text.rpartition("/")
+        self._disk.change(self._actor, directory, {name: ABSENT})
+        self._end(call)
 
     def make_directory(self, path: Path) -> None:
         text = str(path)
@@ -126,9 +132,10 @@ class DiskFileSystem(FileSystem):
             return
         if self._disk.find(text) is not ABSENT:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), text)
-        with self._call("make_directory", text):
-            directory, _, name = text.rpartition("/")
-            self._disk.change(self._actor, directory, {name: None})
+        call = self._begin("make_directory", text)
+        directory, _, name = text.rpartition("/")
+        self._disk.change(self._actor, directory, {name: None})
+        self._end(call)
 
     def remove_directory(self, path: Path) -> None:
         text = str(path)
@@ -139,16 +146,18 @@ class DiskFileSystem(FileSystem):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), text)
         if text not in self._disk.tree:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), text)
-        with self._call("remove_directory", text):
-            directory, _, name = text.rpartition("/")
-            self._disk.change(self._actor, directory, {name: ABSENT})
+        call = self._begin("remove_directory", text)
+        directory, _, name = text.rpartition("/")
+        self._disk.change(self._actor, directory, {name: ABSENT})
+        self._end(call)
 
     def fsync_directory(self, path: Path) -> None:
         text = str(path)
         if not self._disk.owns(text):
             return
-        with self._call("fsync_directory", text):
-            self._disk.sync_directory(text)
+        call = self._begin("fsync_directory", text)
+        self._disk.sync_directory(text)
+        self._end(call)
 
     def scan(self, path: Path) -> list[Entry]:
         text = str(path)
@@ -179,17 +188,23 @@ class DiskFileSystem(FileSystem):
         self._open[self._next] = _Open(inode)
         return self._next
 
-    @contextmanager
-    def _call(self, what: str, path: str) -> Iterator[None]:
-        disk, world = self._disk, self.world
+    def _begin(self, what: str, path: str) -> _Call:
+        """Pass the place before a changing call, and fail there if it is to do nothing."""
+        disk = self._disk
         disk.calls += 1
         shown = f"{what} {_shown(disk.below(path))}"
-        fault = disk.faults.pop(disk.calls, None) or disk.fault_at(shown)
-        number = world.begin_effect(self._actor, shown)
+        fault = disk.faults.pop(disk.calls, None) if disk.faults else None
+        if fault is None and disk.points:
+            fault = disk.fault_at(shown)
+        number = self.world.begin_effect(self._actor, shown)
         if fault is not None and not fault[1]:
             raise self._fault(what, path, fault[0])
-        yield
-        world.end_effect(self._actor, number)
+        return number, what, path, fault
+
+    def _end(self, call: _Call) -> None:
+        """Pass the place after it, and fail there if it has taken effect all the same."""
+        number, what, path, fault = call
+        self.world.end_effect(self._actor, number)
         if fault is not None:
             raise self._fault(what, path, fault[0])
 

@@ -1,58 +1,109 @@
-"""Is the cut consistent? Counts what passes through the channels of one attempt.
+"""Is the cut consistent? Follows what passes through the channels of one attempt.
 
-With aligned barriers nothing is recorded of a channel, so at every snapshot what was sent before
-the barrier must be what was processed before it, on every channel. That is the cut of Chandy and
-Lamport with empty channels. The counts are taken at the two ends, so that a loss between them, a
-record that overtakes a barrier and one that is read from a blocked channel all show.
+Every batch carries the vector clock of its sender. When a task snapshots, its clock is its cut, and
+nobody's cut may know more of a task than that task's own. That is the cut of Chandy and Lamport.
+What was sent before the sender's cut and not processed before the receiver's is the state of the
+channel, and must be what the snapshot has recorded: nothing, where barriers are waited for. Batches
+are followed from one end to the other, so that a loss between them, a record that overtakes a
+barrier and one that is read from a blocked channel all show.
+
+Source: Chandy and Lamport (1985), section 2; vector clocks: Mattern, "Virtual Time and Global
+States of Distributed Systems" (1989).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from flowsnap.core.element import Barrier, Batch, Element, EndOfInput
-from flowsnap.core.ids import ChannelId, CheckpointId
+from flowsnap.core.element import Barrier, Batch, Element, EndOfInput, Watermark
+from flowsnap.core.graph import ExecutionGraph
+from flowsnap.core.ids import ChannelId, CheckpointId, TaskId
+from flowsnap.runtime.output import OutputChannel
 from flowsnap.runtime.task import TaskRunner
 from flowsnap.testing.world import World
 
+NOTHING: Mapping[ChannelId, Sequence[Batch]] = {}
+
 
 class _Channel:
-    __slots__ = ("has_ended_in", "has_ended_out", "read", "read_at", "sent", "sent_at")
+    __slots__ = (
+        "batches", "cut_at", "has_ended_in", "has_ended_out", "read", "read_at", "source", "stamps",
+        "watermark_ms",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
-        self.sent = self.read = 0
-        self.sent_at: dict[CheckpointId, int] = {}
+    def __init__(self, source: int, watermark_ms: int | None) -> None:
+        self.source = source
+        self.stamps: list[tuple[int, ...]] = []  # of what was sent
+        self.batches: list[Batch] = []
+        self.read = 0
+        self.cut_at: dict[CheckpointId, int] = {}
         self.read_at: dict[CheckpointId, int] = {}
+        self.watermark_ms = watermark_ms
         self.has_ended_out = self.has_ended_in = False
 
 
 class Flow:
-    """The channels of one attempt."""
+    """The channels of one attempt; ``restored_ms``: what each task's watermarks may not go below."""
 
-    def __init__(self, world: World, channels: Iterable[ChannelId], capacity: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        graph: ExecutionGraph,
+        capacity: int,
+        restored_ms: Mapping[TaskId, int] | None = None,
+    ) -> None:
         self.capacity = capacity
         self.world = world
-        self._channels = {channel: _Channel() for channel in channels}
+        known = restored_ms or {}
+        self._tasks = {task.id: index for index, task in enumerate(graph.tasks)}
+        self._clocks = [[0] * len(self._tasks) for _ in self._tasks]
+        self._cuts: dict[CheckpointId, dict[int, tuple[int, ...]]] = {}
+        self._channels = {
+            channel.id: _Channel(self._tasks[channel.source], known.get(channel.source))
+            for channel in graph.channels
+        }
+
+    # --- what passes --------------------------------------------------------------------------
 
     def sent(self, channel: ChannelId, element: Element) -> None:
-        """An element leaves its task."""
+        """A task gives an element away; it may have to wait for credit."""
         one = self._channels[channel]
+        if isinstance(element, Batch):
+            clock = self._clocks[one.source]
+            clock[one.source] += 1
+            one.stamps.append(tuple(clock))
+            one.batches.append(element)
+        elif isinstance(element, Barrier):
+            self._sent_barrier(channel, element)
+        elif isinstance(element, Watermark):
+            self._sent_watermark(channel, element.timestamp_ms)
         if one.has_ended_out and not isinstance(element, Barrier):
             self.world.fail(f"C9: {element} was sent in channel {channel} behind the end of input")
-        if isinstance(element, Batch):
-            one.sent += 1
-        elif isinstance(element, Barrier):
-            if element.checkpoint_id in one.sent_at:
-                self.world.fail(f"C9: a second {element} was sent in channel {channel}")
-            one.sent_at[element.checkpoint_id] = one.sent
-        elif isinstance(element, EndOfInput):
+        if isinstance(element, EndOfInput):
             one.has_ended_out = True
 
-    def read(self, channel: ChannelId, element: Element) -> None:
+    def _sent_barrier(self, channel: ChannelId, barrier: Barrier) -> None:
+        one = self._channels[channel]
+        if barrier.checkpoint_id in one.cut_at:
+            self.world.fail(f"C9: a second {barrier} was sent in channel {channel}")
+        one.cut_at[barrier.checkpoint_id] = len(one.stamps)
+
+    def _sent_watermark(self, channel: ChannelId, watermark_ms: int) -> None:
+        one = self._channels[channel]
+        if one.watermark_ms is not None and watermark_ms < one.watermark_ms:
+            self.world.fail(
+                f"C10: watermark {watermark_ms} was sent in channel {channel} after "
+                f"{one.watermark_ms}, here or before the restart"
+            )
+        one.watermark_ms = watermark_ms
+
+    def read(self, channel: ChannelId, element: Element, task: TaskId) -> None:
         """An element is taken by its task."""
         one = self._channels[channel]
         if isinstance(element, Batch):
+            if one.read < len(one.stamps):
+                self._learn(self._tasks[task], one.stamps[one.read])
             one.read += 1
         elif isinstance(element, Barrier):
             if element.checkpoint_id in one.read_at:
@@ -63,27 +114,64 @@ class Flow:
         elif isinstance(element, EndOfInput):
             one.has_ended_in = True
 
+    def _learn(self, task: int, stamp: tuple[int, ...]) -> None:
+        clock = self._clocks[task] = list(map(max, self._clocks[task], stamp))
+        clock[task] += 1
+
     def has_read(self, channel: ChannelId, checkpoint_id: CheckpointId) -> bool:
         """Whether a barrier has been taken from a channel."""
         return checkpoint_id in self._channels[channel].read_at
 
-    def snapshot(self, task: TaskRunner, checkpoint_id: CheckpointId) -> None:
-        """A task has taken a snapshot."""
+    # --- what is cut --------------------------------------------------------------------------
+
+    def snapshot(
+        self,
+        task: TaskRunner,
+        checkpoint_id: CheckpointId,
+        recorded: Mapping[ChannelId, Sequence[Batch]] = NOTHING,
+    ) -> None:
+        """A task has taken a snapshot, with what it has recorded of its input channels."""
+        self._check_cut(task.id, checkpoint_id)
         for id, channel in task.inputs.items():
             one = self._channels[id]
             where = f"checkpoint {checkpoint_id} of {task.id}, channel {id}"
-            if checkpoint_id not in one.read_at:
-                self.world.fail(f"C9: {where}: snapshot without a barrier")
-                continue
-            if one.read != one.read_at[checkpoint_id]:
-                self.world.fail(f"C9: {where}: a batch was processed behind the barrier")
-            if one.read != one.sent_at.get(checkpoint_id):
-                self.world.fail(
-                    f"C1: {where}: {one.sent_at.get(checkpoint_id)} batches were sent before the "
-                    f"cut, {one.read} processed"
-                )
+            if id not in recorded:
+                self._check_aligned(one, checkpoint_id, where)
+            self._check_channel(one, checkpoint_id, where, recorded.get(id, ()))
             if any(isinstance(element, Batch) for element in channel.queue):
                 self.world.trace.reached("alignment blocks a channel with data")
+
+    def _check_cut(self, task: TaskId, checkpoint_id: CheckpointId) -> None:
+        """C1: nobody's cut knows more of a task than its own."""
+        me, cuts = self._tasks[task], self._cuts.setdefault(checkpoint_id, {})
+        mine = tuple(self._clocks[me])
+        for other, theirs in cuts.items():
+            if mine[other] > theirs[other] or theirs[me] > mine[me]:
+                names = {index: id for id, index in self._tasks.items()}
+                self.world.fail(
+                    f"C1: checkpoint {checkpoint_id}: the cuts of {task} and {names[other]} are "
+                    f"not consistent: one knows what the other did behind its own"
+                )
+        cuts[me] = mine
+
+    def _check_aligned(self, one: _Channel, checkpoint_id: CheckpointId, where: str) -> None:
+        if checkpoint_id not in one.read_at:
+            self.world.fail(f"C9: {where}: snapshot without a barrier")
+        elif one.read != one.read_at[checkpoint_id]:
+            self.world.fail(f"C9: {where}: a batch was processed behind the barrier")
+
+    def _check_channel(
+        self, one: _Channel, checkpoint_id: CheckpointId, where: str, recorded: Sequence[Batch]
+    ) -> None:
+        """C2: what was sent before the one cut and not processed before the other is recorded."""
+        cut_at = one.cut_at.get(checkpoint_id, 0)
+        in_transit = one.batches[one.read : cut_at]
+        if one.read > cut_at:
+            self.world.fail(f"C1: {where}: {cut_at} batches were sent, {one.read} processed")
+        if list(recorded) != in_transit:
+            self.world.fail(
+                f"C2: {where}: {len(in_transit)} batches are in transit, {len(recorded)} recorded"
+            )
 
 
 class WatchedQueue(deque[Element]):
@@ -109,12 +197,44 @@ class WatchedQueue(deque[Element]):
         if isinstance(element, Batch):
             self._batches -= 1
         reached = self._flow.world.trace.reached
+        if self._channel in self._task._blocked:
+            self._flow.world.fail(f"C9: {element} was taken from the blocked channel {self._channel}")
         if isinstance(element, EndOfInput) and self._task._blocked:
             reached("end of input during alignment")
         if isinstance(element, Barrier) and element.checkpoint_id in self._worker.aborted:
             reached("late barrier after an abort")
-        self._flow.read(self._channel, element)
+        self._flow.read(self._channel, element, self._task.id)
         return element
+
+
+class WatchedOutput(OutputChannel):
+    """The sending end of a channel, which tells the flow what a task gives away.
+
+    An ``OutputChannel`` becomes one by its class alone, so it has no fields of its own.
+    """
+
+    __slots__ = ()
+
+    def send(self, element: Element) -> None:
+        flow_of(self).sent(self.id, element)
+        super().send(element)
+
+
+def flow_of(channel: OutputChannel) -> Flow:
+    """Return the flow of the worker that a channel belongs to."""
+    worker = getattr(channel._deliver, "__self__", None)
+    flow = getattr(worker, "flow", None)
+    assert isinstance(flow, Flow), "the channel of an unwatched worker"
+    return flow
+
+
+def watch(flow: Flow, tasks: Iterable[TaskRunner], worker: AbortsOf) -> None:
+    """Have the flow told of everything that the tasks of a worker send and take."""
+    for task in tasks:
+        for output in task.outputs:
+            output.__class__ = WatchedOutput
+        for channel in task.inputs.values():
+            channel.queue = WatchedQueue(flow, channel.id, task, worker)
 
 
 class AbortsOf:

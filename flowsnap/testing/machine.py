@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 GRACE_US = 5_000_000
 CLOSING_US = 5_000
+WAITS = "a task waits for credit"
 
 
 class WorkerProcess(Process):
@@ -61,8 +62,9 @@ class WorkerProcess(Process):
             raise SimulatedCrash(self.name)
         if not self.manager.is_alive:
             self.world.trace.reached("zombie worker goes on")
-        if any(channel.backlog for channel in self.worker._outputs.values()):
-            self.world.trace.reached("a task waits for credit")
+        situations = self.world.trace.situations
+        if WAITS not in situations and any(c.backlog for c in self.worker._outputs.values()):
+            self.world.trace.reached(WAITS)
         return wait_ms
 
     def _boot(self) -> None:

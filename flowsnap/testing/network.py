@@ -38,8 +38,9 @@ class Endpoint(Actor, Protocol):
 
 def delay_us(world: World) -> int:
     """Return how long something is under way: short, and sometimes long."""
-    low, high = SLOW_US if world.network.random() < 0.03 else DELAY_US
-    return world.network.randint(low, high)
+    chance = world.network.random
+    low, high = SLOW_US if chance() < 0.03 else DELAY_US
+    return low + int(chance() * (high - low))
 
 
 # --- control plane -------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flowsnap.errors import FlowsnapError
@@ -36,6 +37,7 @@ class Process:
         self.clock = ProcessClock(self.world.time, self.world.schedule.randrange(1_000_000))
         self.files = DiskFileSystem(cluster.disk, self)
         self._slowness = self.world.schedule.choice((1, 1, 1, 4))
+        self._chance = self.world.schedule.random
         self._next_us: int | None = None
         self._busy_until_us = 0
 
@@ -44,7 +46,7 @@ class Process:
         at_us = max(at_us, self._busy_until_us, self.world.now_us)
         if self.is_alive and (self._next_us is None or at_us < self._next_us):
             self._next_us = at_us
-            self.world.at(at_us, lambda: self._on_time(at_us))
+            self.world.at(at_us, partial(self._on_time, at_us))
 
     def resume(self) -> None:
         """Go on after a pause."""
@@ -59,7 +61,7 @@ class Process:
         except SimulatedCrash:
             return
         low, high = STEP_US
-        cost_us = self.world.schedule.randint(low, high) * self._slowness
+        cost_us = (low + int(self._chance() * (high - low))) * self._slowness
         self._busy_until_us = self.world.now_us + cost_us
         self.wake(self.world.now_us + max(cost_us, wait_ms * 1000))
 

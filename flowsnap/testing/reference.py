@@ -1,24 +1,32 @@
 """What must come out: the plan of a job as a pure function of its input.
 
 This is the oracle, and shares nothing with the engine: no batch, no state, no parallelism, no
-operator. A stream is a dict from origin to the list of its numbers, in order; where no order is
-promised, the lists are bags.
+watermark, no operator. A stream is a dict from origin to the list of its items, in order; where no
+order is promised, the lists are bags. An item is ``(number, at_ms)``.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from flowsnap.testing.plan import Node
 
-Record = tuple[str, int]
-Streams = dict[str, list[int]]
+Record = tuple[str, int, int]
+Item = tuple[int, int]
+Streams = dict[str, list[Item]]
+
+SLOT_MS = 50
+"""How long tumbling windows are, and the slots of timers."""
+GAP_MS = 45
+"""What parts two sessions; odd, since event times are even: none are exactly so far apart."""
+NEAR_MS = 25
+"""How far the partners of an interval join may be apart."""
 
 
 def mapped(record: Record) -> Record:
     """Replace the number by another one."""
-    return record[0], (record[1] * 3 + 1) % 1009
+    return record[0], (record[1] * 3 + 1) % 1009, record[2]
 
 
 def is_kept(record: Record) -> bool:
@@ -30,7 +38,7 @@ def flattened(record: Record) -> list[Record]:
     """Return one record or two."""
     if record[1] % 3:
         return [record]
-    return [record, (record[0], (record[1] + 7) % 1009)]
+    return [record, (record[0], (record[1] + 7) % 1009, record[2])]
 
 
 def chained(hashed: int, number: int) -> int:
@@ -38,86 +46,164 @@ def chained(hashed: int, number: int) -> int:
     return (hashed * 31 + number + 1) % 1_000_003
 
 
-def evaluate(
-    nodes: Sequence[Node], inputs: Mapping[str, Mapping[str, Sequence[int]]], *, is_ended: bool
-) -> dict[str, Counter[Record]]:
-    """Return what every sink must have got; ``inputs``: by source and split, what was read.
+def paired(left: int, right: int) -> int:
+    """Return the number of a pair."""
+    return (left * 31 + right) % 1_000_003
 
-    ``is_ended``: the end of input has been processed as well.
+
+def evaluate(
+    nodes: Sequence[Node], inputs: Mapping[str, Mapping[str, Sequence[Item]]], *, is_ended: bool
+) -> list[Streams]:
+    """Return what has come out of every node; ``inputs``: by source and split, what was read.
+
+    ``is_ended``: the end of input has been processed as well. Without it, only that of prompt
+    nodes is known, and nothing comes out of the others.
     """
     streams: list[Streams] = []
     for node in nodes:
-        streams.append(_apply(node, [streams[index] for index in node.inputs], inputs, is_ended))
-    return {
-        node.name: Counter(
-            (origin, number) for origin, numbers in found.items() for number in numbers
-        )
-        for node, found in zip(nodes, streams, strict=True)
-        if node.kind == "sink"
-    }
+        above = [streams[index] for index in node.inputs]
+        if node.kind == "source":
+            streams.append({origin: list(items) for origin, items in inputs[node.name].items()})
+        elif not is_ended and not node.is_prompt:
+            streams.append({})
+        else:
+            streams.append(_STEPS[node.kind](node, above))
+    return streams
 
 
-def _apply(
-    node: Node,
-    above: list[Streams],
-    inputs: Mapping[str, Mapping[str, Sequence[int]]],
-    is_ended: bool,
-) -> Streams:
-    match node.kind:
-        case "source":
-            return {origin: list(numbers) for origin, numbers in inputs[node.name].items()}
-        case "union":
-            return _union(above)
-        case "chain":
-            return _chain(node, above[0])
-        case "count" | "total":
-            return _aggregate(node, above[0], is_ended=is_ended)
-        case _:
-            return _stateless(node, above[0])
+def bag(stream: Streams) -> Counter[Record]:
+    """Return the records of a stream, without their order."""
+    return Counter((origin, *item) for origin, items in stream.items() for item in items)
 
 
-def _union(above: list[Streams]) -> Streams:
+def counted(node: Node, streams: Sequence[Streams]) -> Counter[int]:
+    """Return how many records of each key a counting node has been given."""
+    return Counter(number % node.number for number, _ in _items(streams[node.inputs[0]]))
+
+
+Step = Callable[[Node, list[Streams]], Streams]
+
+
+def _same(node: Node, above: list[Streams]) -> Streams:
+    return above[0]
+
+
+def _union(node: Node, above: list[Streams]) -> Streams:
     merged: Streams = defaultdict(list)
     for stream in above:
-        for origin, numbers in stream.items():
-            merged[origin] += numbers
+        for origin, items in stream.items():
+            merged[origin] += items
     return merged
 
 
-def _stateless(node: Node, stream: Streams) -> Streams:
-    match node.kind:
-        case "tag":
-            return {f"{origin}/{node.number}": some for origin, some in stream.items()}
-        case "map":
-            return {o: [mapped((o, n))[1] for n in some] for o, some in stream.items()}
-        case "filter":
-            return {o: [n for n in some if is_kept((o, n))] for o, some in stream.items()}
-        case "flat_map":
-            return {
-                o: [m for n in some for _, m in flattened((o, n))] for o, some in stream.items()
-            }
-        case _:  # rebalance, sink
-            return stream
+def _each(fn: Callable[[Record], Iterable[Record]]) -> Step:
+    def step(node: Node, above: list[Streams]) -> Streams:
+        return {
+            origin: [record[1:] for item in items for record in fn((origin, *item))]
+            for origin, items in above[0].items()
+        }
+
+    return step
 
 
-def _chain(node: Node, stream: Streams) -> Streams:
+def _tag(node: Node, above: list[Streams]) -> Streams:
+    return {f"{origin}/{node.number}": items for origin, items in above[0].items()}
+
+
+def _chain(node: Node, above: list[Streams]) -> Streams:
     found: Streams = defaultdict(list)
-    for origin, numbers in stream.items():
+    for origin, items in above[0].items():
         hashes: dict[int, int] = {}
-        for number in numbers:
+        for number, at_ms in items:
             key = number % node.number
             hashes[key] = chained(hashes.get(key, 0), number)
-            found[f"{origin}|{key}"].append(hashes[key])
+            found[f"{origin}|{key}"].append((hashes[key], at_ms))
     return found
 
 
-def _aggregate(node: Node, stream: Streams, *, is_ended: bool) -> Streams:
-    numbers = [number for some in stream.values() for number in some]
-    if node.kind == "count":
-        counts = Counter(number % node.number for number in numbers)
-        every = [key * 1000 + n for key, count in counts.items() for n in range(1, count + 1)]
-        return {node.name: every}
+def _broadcast(node: Node, above: list[Streams]) -> Streams:
+    """The records as they are, and for each rule what all of its origin so far amount to."""
+    found = dict(above[0])
+    for origin, items in above[1].items():
+        so_far, values = 0, []
+        for number, at_ms in items:
+            so_far = chained(so_far, number) if node.is_ordered else so_far + 1
+            values.append((so_far, at_ms if node.is_ordered else 0))
+        found[f"{node.name}|{origin}"] = values
+    return found
+
+
+def _count(node: Node, above: list[Streams]) -> Streams:
+    counts = Counter(number % node.number for number, _ in _items(above[0]))
+    every = [(key * 1000 + n, 0) for key, count in counts.items() for n in range(1, count + 1)]
+    return {node.name: every}
+
+
+def _total(node: Node, above: list[Streams]) -> Streams:
     totals: Counter[int] = Counter()
-    for number in numbers if is_ended else []:
+    for number, _ in _items(above[0]):
         totals[number % node.number] += number
-    return {node.name: [key * 1000 + total % 1000 for key, total in totals.items()]}
+    return {node.name: [(key * 1000 + total % 1000, 0) for key, total in totals.items()]}
+
+
+def _slots(node: Node, above: list[Streams]) -> Streams:
+    """How many records of a key each slot of event time has: windows, and timers."""
+    counts = Counter((number % node.number, at // SLOT_MS) for number, at in _items(above[0]))
+    return {node.name: [(key * 1000 + n, slot * SLOT_MS) for (key, slot), n in counts.items()]}
+
+
+def _late(node: Node, above: list[Streams]) -> Streams:
+    """Every record comes out once, with its window, whether that was in time for it or not."""
+    items = [(number, at_ms // SLOT_MS * SLOT_MS) for number, at_ms in _items(above[0])]
+    return {node.name: items}
+
+
+def _session(node: Node, above: list[Streams]) -> Streams:
+    found: list[Item] = []
+    for key in range(node.number):
+        own = sorted((at, number) for number, at in _items(above[0]) if number % node.number == key)
+        sessions: list[list[Item]] = []
+        for index, (at_ms, number) in enumerate(own):
+            if index == 0 or at_ms > own[index - 1][0] + GAP_MS:
+                sessions.append([])
+            sessions[-1].append((at_ms, number))
+        for session in sessions:
+            total = sum(number for _, number in session)
+            found.append((key * 1000 + total % 1000, session[0][0]))
+    return {node.name: found}
+
+
+def _interval(node: Node, above: list[Streams]) -> Streams:
+    found = [
+        (paired(left, right), max(at_left, at_right))
+        for left, at_left in _items(above[0])
+        for right, at_right in _items(above[1])
+        if left % node.number == right % node.number and abs(at_left - at_right) <= NEAR_MS
+    ]
+    return {node.name: found}
+
+
+def _items(stream: Streams) -> list[Item]:
+    return [item for items in stream.values() for item in items]
+
+
+_STEPS: dict[str, Step] = {
+    "union": _union,
+    "tag": _tag,
+    "map": _each(lambda record: [mapped(record)]),
+    "async": _each(lambda record: [mapped(record)]),
+    "async_any": _each(lambda record: [mapped(record)]),
+    "filter": _each(lambda record: [record] if is_kept(record) else []),
+    "flat_map": _each(flattened),
+    "rebalance": _same,
+    "sink": _same,
+    "chain": _chain,
+    "broadcast": _broadcast,
+    "count": _count,
+    "total": _total,
+    "tumbling": _slots,
+    "timer": _slots,
+    "late": _late,
+    "session": _session,
+    "interval": _interval,
+}

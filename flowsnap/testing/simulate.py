@@ -52,7 +52,7 @@ def run_seed(
         try:
             cluster.run()
         except Exception:  # a bug anywhere is a finding, and must be reported with its seed
-            world.fail(f"the simulation broke: {traceback.format_exc()}")
+            world.fail(f"C0: the simulation broke: {traceback.format_exc()}")
     return Outcome(
         seed,
         tuple(cluster.faults),

@@ -31,6 +31,7 @@ class Transaction:
     attempt: int
     records: tuple[Any, ...]
     state: State = "prepared"
+    prepared_at_us: int = 0
 
 
 class Ledger(Protocol):
@@ -61,8 +62,9 @@ class TransactionalSystem:
         """
         fault, number = self._begin(actor, "prepare", transaction.id)
         if transaction.id in self.transactions:
-            self._world.fail(f"transaction {transaction.id} was prepared twice")
+            self._world.fail(f"C4: transaction {transaction.id} was prepared twice")
         self.transactions[transaction.id] = transaction
+        transaction.prepared_at_us = self._world.now_us
         self._end(actor, "prepare", fault, number)
 
     def commit(self, actor: Actor, id: str) -> None:
@@ -75,7 +77,7 @@ class TransactionalSystem:
         transaction = self.transactions.get(id)
         if transaction is None or transaction.state == "aborted":
             state = "unknown" if transaction is None else "aborted"
-            self._world.fail(f"{actor.name} commits transaction {id}, which is {state}")
+            self._world.fail(f"C4: {actor.name} commits {id}, which is {state}")
         elif transaction.state == "prepared":
             transaction.state = "committed"
             self._ledger.committed(transaction)
@@ -141,10 +143,11 @@ class TransactionalSink(Sink):
         self._system.prepare(self._actor, Transaction(id, place.operator, place.attempt, records))
         return {"id": id}
 
-    def commit(self, committables: Sequence[dict[str, str]]) -> None:
+    def commit(self, committables: Sequence[dict[str, str]]) -> bool | None:
         assert self._actor is not None
         for committable in committables:
             self._system.commit(self._actor, committable["id"])
+        return None
 
     def recover(self, committables: Sequence[dict[str, str]]) -> None:
         assert self._actor is not None

@@ -25,7 +25,13 @@ from flowsnap.core.message import (
 )
 from flowsnap.errors import ConnectionLost, PeerProtocolError
 from flowsnap.transport.admission import Admission, make_identity
-from flowsnap.transport.endpoint import SEND_TIMEOUT_MS, has_input, ipc_endpoint, limit
+from flowsnap.transport.endpoint import (
+    SEND_TIMEOUT_MS,
+    has_input,
+    ipc_endpoint,
+    limit,
+    peer_endpoint,
+)
 from flowsnap.transport.message import decode_to_worker, encode_message
 
 SOCKET_NAME = "control.sock"
@@ -140,7 +146,7 @@ class ControlClient:
         self._token = token
         self.socket = _dealer(context, make_identity(worker))
         self._monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED)
-        self.socket.connect(ipc_endpoint(directory, SOCKET_NAME))
+        self.socket.connect(peer_endpoint(directory, SOCKET_NAME))
 
     @property
     def sockets(self) -> list[zmq.Socket[bytes]]:
@@ -216,7 +222,7 @@ class HeartbeatSender:
     ) -> None:
         self.attempt = AttemptId(0)
         self._context = context
-        self._endpoint = ipc_endpoint(directory, SOCKET_NAME)
+        self._endpoint = peer_endpoint(directory, SOCKET_NAME)
         self._worker = worker
         self._token = token
         self._interval_s = interval_ms / 1000

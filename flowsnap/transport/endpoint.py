@@ -11,6 +11,7 @@ import zmq
 
 from flowsnap.errors import ConfigError
 
+VIA_VARIABLE = "FLOWSNAP_SOCKETS_VIA"
 FRAME_BYTES_MAX = 64 * 2**20
 LINGER_MS = 1_000
 HANDSHAKE_MS = 5_000
@@ -45,6 +46,19 @@ def ipc_endpoint(directory: Path, name: str) -> str:
     if status.st_uid != os.geteuid():
         raise ConfigError(f"socket directory {directory} belongs to user {status.st_uid}")
     return f"ipc://{os.fsdecode(path)}"
+
+
+def peer_endpoint(directory: Path, name: str) -> str:
+    """Return where to connect in order to reach the socket file ``name`` of ``directory``.
+
+    That is the socket itself, unless ``FLOWSNAP_SOCKETS_VIA`` names a directory in which a test's
+    proxy listens under the same names. It must be as private as the real one.
+
+    Raises:
+        ConfigError: as ``ipc_endpoint``.
+    """
+    via = os.environ.get(VIA_VARIABLE)
+    return ipc_endpoint(Path(via) if via else directory, name)
 
 
 def limit(socket: zmq.Socket[bytes], bytes_max: int) -> None:

@@ -8,7 +8,9 @@ big endian:
 
 ``parts`` counts the parts that follow the first one; ``payload`` is the number of bytes after the
 header, over all parts: what is cut short is noticed before a byte of it is read. ``value`` is the
-timestamp of a watermark, the id of a barrier's checkpoint, the credits of a grant, or 0.
+timestamp of a watermark, the id of a barrier's checkpoint (its lower 40 bits; above them 0 if the
+checkpoint is aligned, else the timeout in ms plus 1), the number of a marker's round, the credits
+of a grant, or 0.
 
 Nothing here keeps state or loads a pickle: what may come next is ``session.py``'s question, what
 a batch's payload looks like ``payload.py``'s.
@@ -22,7 +24,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from flowsnap.core.element import Active, Barrier, Control, EndOfInput, Idle, Watermark
+from flowsnap.core.element import (
+    TIMEOUT_MS_MAX,
+    Active,
+    Barrier,
+    Control,
+    EndOfInput,
+    Idle,
+    Marker,
+    Watermark,
+)
 from flowsnap.core.ids import CheckpointId
 from flowsnap.errors import LocalProtocolError, PeerProtocolError
 
@@ -30,6 +41,7 @@ MAGIC = 0x6673
 VERSION = 1
 PARTS_MAX = 64
 GREETING_BYTES_MAX = 4096
+_ID_BITS = 40
 
 _LAYOUT = struct.Struct("!HBBHHIIQIIq")
 HEADER_BYTES = _LAYOUT.size
@@ -47,6 +59,7 @@ class FrameKind(IntEnum):
     ACTIVE = 7
     CREDIT = 8
     POSITION = 9
+    MARKER = 10
 
 
 INLINE = 0x1
@@ -183,8 +196,11 @@ def control_fields(element: Control) -> tuple[FrameKind, int]:
     match element:
         case Watermark(timestamp_ms):
             return FrameKind.WATERMARK, timestamp_ms
-        case Barrier(checkpoint_id):
-            return FrameKind.BARRIER, checkpoint_id
+        case Barrier(checkpoint_id, timeout_ms):
+            timeout = 0 if timeout_ms is None else timeout_ms + 1
+            return FrameKind.BARRIER, timeout << _ID_BITS | checkpoint_id
+        case Marker(number):
+            return FrameKind.MARKER, number
         case EndOfInput():
             return FrameKind.END_OF_INPUT, 0
         case Idle():
@@ -202,11 +218,20 @@ def control_element(kind: FrameKind, value: int) -> Control:
     if kind is FrameKind.WATERMARK:
         return Watermark(value)
     if kind is FrameKind.BARRIER and value > 0:
-        return Barrier(CheckpointId(value))
+        return _barrier(value)
+    if kind is FrameKind.MARKER and value > 0:
+        return Marker(value)
     element = _VALUELESS.get(kind)
     if element is None or value:
         raise PeerProtocolError(f"a {_name(kind)} frame with the value {value}")
     return element
+
+
+def _barrier(value: int) -> Barrier:
+    timeout, checkpoint_id = value >> _ID_BITS, value & (1 << _ID_BITS) - 1
+    if timeout > TIMEOUT_MS_MAX + 1 or checkpoint_id == 0:
+        raise PeerProtocolError(f"a barrier frame with the value {value}")
+    return Barrier(CheckpointId(checkpoint_id), timeout - 1 if timeout else None)
 
 
 _VALUELESS: dict[FrameKind, Control] = {

@@ -72,8 +72,8 @@ def encode_batch(batch: Batch, payload_bytes_max: int) -> Iterator[Payload]:
         )
     del payload  # twice the size of a large batch is enough
     middle = count // 2
-    yield from encode_batch(_slice(batch, 0, middle), payload_bytes_max)
-    yield from encode_batch(_slice(batch, middle, count), payload_bytes_max)
+    yield from encode_batch(batch.part(0, middle), payload_bytes_max)
+    yield from encode_batch(batch.part(middle, count), payload_bytes_max)
 
 
 def decode_batch(records: int, stream: memoryview, buffers: Sequence[memoryview | bytes]) -> Batch:
@@ -163,14 +163,6 @@ def _first_failing(batch: Batch, error: Exception) -> tuple[str, Exception]:
         except _NOT_PICKLABLE as reason:
             return _name(value), reason
     return "unknown", error
-
-
-def _slice(batch: Batch, start: int, end: int) -> Batch:
-    return Batch(
-        batch.values[start:end],
-        None if batch.timestamps is None else batch.timestamps[start:end],
-        None if batch.keys is None else batch.keys[start:end],
-    )
 
 
 def _flatten(columns: list[Any]) -> list[Any]:

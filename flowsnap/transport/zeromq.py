@@ -18,7 +18,7 @@ from flowsnap.core.element import Batch, Element
 from flowsnap.core.ids import AttemptId, ChannelId, WorkerId
 from flowsnap.errors import ConnectionLost, FlowsnapError, LocalProtocolError
 from flowsnap.transport.connection import Connection, Part
-from flowsnap.transport.endpoint import FRAME_BYTES_MAX, ipc_endpoint
+from flowsnap.transport.endpoint import FRAME_BYTES_MAX, ipc_endpoint, peer_endpoint
 from flowsnap.transport.frame import (
     FRAGMENT,
     HEADER_BYTES,
@@ -65,7 +65,7 @@ class ZmqDataPlane:
         routes = tuple(routes)
         sessions = make_sessions(Member(job, attempt, worker), routes)
         self._connections = {
-            peer: Connection(session, ipc_endpoint(directory, _socket_name(attempt, worker, peer)))
+            peer: Connection(session, _endpoint(directory, attempt, worker, peer))
             for peer, session in sessions.items()
         }
         self._turns = list(self._connections.values())
@@ -168,6 +168,11 @@ class ZmqDataPlane:
             connection.send(_batch_parts(header, payload, 0 if is_last else FRAGMENT))
             size_bytes += HEADER_BYTES + payload.size_bytes
         return size_bytes
+
+
+def _endpoint(directory: Path, attempt: AttemptId, worker: WorkerId, peer: WorkerId) -> str:
+    name = _socket_name(attempt, worker, peer)
+    return ipc_endpoint(directory, name) if peer > worker else peer_endpoint(directory, name)
 
 
 def _socket_name(attempt: AttemptId, worker: WorkerId, peer: WorkerId) -> str:

@@ -21,8 +21,8 @@ from typing import Any
 from flowsnap.core.element import Batch
 from flowsnap.core.operator import MISSING, KeyedTable, Operator, OperatorContext
 from flowsnap.errors import ConfigError
-from flowsnap.operators.join.pairing import LATE, Pairing, Rows, event_times
-from flowsnap.operators.window.assigner import Assigner, CountSliding, CountTumbling, Sliding
+from flowsnap.operators.join.pairing import Pairing, Rows, event_times, late_records
+from flowsnap.operators.window.assigner import Assigner, Sliding, SlidingCount, TumblingCount
 
 Window = tuple[int, int]
 """``[start_ms, end_ms)``."""
@@ -61,8 +61,8 @@ class CoGroup(Operator):
     what = "co_group"
 
     def __init__(self, pairing: Pairing, assigner: Assigner, allowed_lateness_ms: int = 0) -> None:
-        is_counted = isinstance(assigner, CountSliding | CountTumbling)
-        if is_counted or not isinstance(assigner, Assigner):
+        is_counted = isinstance(assigner, SlidingCount | TumblingCount)
+        if is_counted or not isinstance(assigner, Assigner) or assigner.is_processing_time:
             raise ConfigError(f"{self.what}: {assigner!r} is not a window in event time").hint(
                 'pass Tumbling("1m"), Sliding("10m", "1m") or Session("30s")'
             )
@@ -72,6 +72,7 @@ class CoGroup(Operator):
 
     def open(self, context: OperatorContext) -> None:
         self._context = context
+        self._late = late_records(context)
         self._windows = context.map_state("windows")
         self._sessions: KeyedTable | None = None
         if self.assigner.is_merging:
@@ -152,7 +153,7 @@ class CoGroup(Operator):
                     except KeyError:
                         placed[key, window] = [value]
             if is_late:
-                self._context.side_output(LATE[port]).add(value, time)
+                self._late[port].add(value, time)
         return placed
 
     def _merge(
@@ -173,7 +174,7 @@ class CoGroup(Operator):
                 sessions[key] = [] if known is MISSING else [Session(w, [w], []) for w in known]
             (window,) = windows
             if not self._join_session(sessions[key], window, value):
-                self._context.side_output(LATE[port]).add(value, time)
+                self._late[port].add(value, time)
         placed: Placed = {}
         for key, of_key in sessions.items():
             self._store(table, key, of_key, placed)

@@ -23,7 +23,7 @@ from flowsnap.core.context import MapState, Timers
 from flowsnap.core.element import Batch
 from flowsnap.core.operator import Operator, OperatorContext
 from flowsnap.errors import ConfigError
-from flowsnap.operators.join.pairing import LATE, Pairing, Rows, Timeline, event_times
+from flowsnap.operators.join.pairing import Pairing, Rows, Timeline, event_times, late_records
 
 Buckets = dict[tuple[Any, int], Timeline | None]
 
@@ -50,6 +50,7 @@ class IntervalJoin(Operator):
 
     def open(self, context: OperatorContext) -> None:
         self._context = context
+        self._late = late_records(context)
         self._sides: tuple[MapState[int, Timeline], ...] = (
             context.map_state("left"),
             context.map_state("right"),
@@ -78,7 +79,7 @@ class IntervalJoin(Operator):
         self.cursor = cursor = iter(batch.values)
         for key, time, value in zip(batch.keys, times, cursor, strict=True):
             if time < watermark_ms:
-                self._context.side_output(LATE[port]).add(value, time)
+                self._late[port].add(value, time)
                 continue
             first, last = time + below, time + above
             for number in range(first // width, last // width + 1):

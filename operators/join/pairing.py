@@ -10,7 +10,9 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from flowsnap.core.element import Batch
+from flowsnap.core.operator import OperatorContext
 from flowsnap.errors import ConfigError
+from flowsnap.operators.window.lateness import LateRecords
 
 How = Literal["inner", "left", "right", "full"]
 """Whose records come out without a partner: nobody's, those of one side, or those of both."""
@@ -18,11 +20,16 @@ How = Literal["inner", "left", "right", "full"]
 PAGE_RECORDS = 8192
 """How many records a batch holds about, when much comes out at once."""
 
-LATE = ("late-left", "late-right")
+SIDES_LATE = ("late-left", "late-right")
 """The side outputs of what is too late, by port."""
 
 _SIDES = ("left", "right")
 _ONE_VALUE = frozenset({str, bytes, dict})
+
+
+def late_records(context: OperatorContext) -> tuple[LateRecords, ...]:
+    """Return what takes the late records of each input, by port."""
+    return tuple(LateRecords(context, tag) for tag in SIDES_LATE)
 
 
 class Pairing:

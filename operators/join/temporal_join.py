@@ -24,12 +24,12 @@ from flowsnap.core.element import Batch
 from flowsnap.core.operator import MISSING, KeyedTable, Operator, OperatorContext
 from flowsnap.errors import ConfigError
 from flowsnap.operators.join.pairing import (
-    LATE,
     Pairing,
     Rows,
     Timeline,
     check_how,
     event_times,
+    late_records,
 )
 
 
@@ -58,6 +58,7 @@ class TemporalJoin(Operator):
 
     def open(self, context: OperatorContext) -> None:
         self._context = context
+        self._late = late_records(context)[0]
         self._waiting: KeyedTable = context.table("waiting")
         self._versions: KeyedTable = context.table("versions")
         self._timers = context.event_timers("next")
@@ -97,7 +98,7 @@ class TemporalJoin(Operator):
         touched = set()
         for key, time, value in zip(keys, times, values, strict=True):
             if time <= watermark_ms:
-                self._context.side_output(LATE[0]).add(value, time)
+                self._late.add(value, time)
                 continue
             _timeline(table, key).insert(time, value)
             touched.add(key)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from flowsnap.operators.pattern.condition import Condition
-from flowsnap.operators.pattern.definition import Contiguity, Pattern, Step
+from flowsnap.operators.pattern.definition import Contiguity, Element, Group, Pattern
+from flowsnap.operators.pattern.layout import Layout
 
 BEFORE_ALL = (-1, 0)
 """The place where nothing has been taken."""
@@ -51,17 +52,9 @@ class Automaton:
     """The places of one pattern, made as they are asked for."""
 
     def __init__(self, pattern: Pattern) -> None:
-        self.steps = tuple(step for step in pattern.steps if not step.is_not)
-        self._refused: list[tuple[Condition, ...]] = []
-        self._banned: list[tuple[Condition, ...]] = []
-        for step in pattern.steps:
-            if not step.is_not:
-                self._refused.append(())
-                self._banned.append(())
-            elif step.contiguity is Contiguity.STRICT:
-                self._refused[-1] += (step.condition,)
-            else:
-                self._banned[-1] += (step.condition,)
+        self._layout = layout = Layout(pattern)
+        self.steps = tuple(layout.steps)
+        self._refused, self._banned = layout.refused, layout.banned
         self.shape = zlib.crc32(repr([_shape(step) for step in pattern.steps]).encode())
         self._places: dict[tuple[int, int], Place] = {}
 
@@ -75,26 +68,23 @@ class Automaton:
     @property
     def has_decisions(self) -> bool:
         """Whether a match may wait to be decided."""
-        trailing = self._refused[-1] or self._banned[-1]
-        return bool(trailing) or any(step.is_greedy for step in self.steps)
+        is_trailing = any(self._refused[step] or self._banned[step] for step in self._layout.ends)
+        return is_trailing or any(step.is_greedy for step in self.steps)
 
     def _made(self, step: int, count: int) -> Place:
         ways: list[Way] = []
-        is_passed = step < 0
+        entries = self._layout.starts
+        may_leave = False
         if step >= 0:
             own = self.steps[step]
             if own.high is None or count < own.high:
                 after = min(count + 1, own.low) if own.high is None else count + 1
                 ways.append(Way(1, step, after, own.inner, True))
-            is_passed = count >= own.low
-        following = step + 1
-        while is_passed and following < len(self.steps):
-            entered = self.steps[following]
-            ways.append(Way(1 << len(ways), following, 1, entered.contiguity, False))
-            is_passed = entered.is_optional
-            following += 1
-        is_match = is_passed and step >= 0
-        may_leave = step >= 0 and count >= self.steps[step].low
+            may_leave = count >= own.low
+            entries = self._layout.following[step] if may_leave else []
+        for entry in entries:
+            ways.append(Way(1 << len(ways), entry.step, 1, entry.contiguity, False))
+        is_match = may_leave and step in self._layout.ends
         decided = self._decided(step, ways)
         waiting = 1 << len(ways)
         return Place(
@@ -108,14 +98,17 @@ class Automaton:
         )
 
     def _decided(self, step: int, ways: list[Way]) -> str:
-        is_last = step == len(self.steps) - 1
-        if is_last and self._banned[-1]:
+        is_last = step in self._layout.ends
+        if is_last and self._banned[step]:
             return "at the end"
         is_greedy = any(self.steps[way.step].is_greedy for way in ways)
-        return "by the next" if is_greedy or (is_last and self._refused[-1]) else "at once"
+        return "by the next" if is_greedy or (is_last and self._refused[step]) else "at once"
 
 
-def _shape(step: Step) -> tuple[object, ...]:
+def _shape(element: Element) -> tuple[object, ...]:
     """Return what must not change while there are partial matches: all but the conditions."""
-    quantity = (step.low, step.high, step.is_optional, step.is_greedy)
-    return (step.name, step.contiguity.value, step.inner.value, step.is_not, *quantity)
+    quantity = (element.low, element.high, element.is_optional, element.is_greedy)
+    closeness = (element.contiguity.value, element.inner.value)
+    if isinstance(element, Group):
+        return (*closeness, *quantity, *map(_shape, element.steps))
+    return (element.name, *closeness, element.is_not, *quantity)

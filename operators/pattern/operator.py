@@ -22,6 +22,7 @@ from flowsnap.operators.pattern.nfa import Match, Matcher, Outcome, Outcomes
 from flowsnap.operators.pattern.runs import Runs
 from flowsnap.operators.pattern.skip import Skip
 from flowsnap.operators.rolling import PAGE_RECORDS
+from flowsnap.operators.window.lateness import LateRecords
 
 LATE = "late"
 """The side output for records that come after event time has passed them."""
@@ -76,7 +77,7 @@ class MatchPattern(Operator):
         self._waiting = context.map_state("waiting")
         self._timers = context.event_timers("pattern")
         self._clock = context.processing_timers("pattern")
-        self._late = context.side_output(LATE)
+        self._late = LateRecords(context, LATE)
         self._beside = None if self.timed_out is None else context.side_output(self.timed_out)
         self._passed_ms = context.watermark_ms
         self._is_timed: bool | None = None
@@ -149,7 +150,7 @@ class MatchPattern(Operator):
         passed_ms, context, waiting = self._context.watermark_ms, self._context, self._waiting
         for (key, at_ms), records in groups.items():
             if at_ms <= passed_ms:
-                self._late.add_all(records, [at_ms] * len(records))
+                self._late.take(Batch(records, [at_ms] * len(records)))
                 continue
             context.key = key
             known = waiting.get(at_ms)

@@ -21,12 +21,15 @@ from flowsnap.operators.window.aggregate import (
 from flowsnap.operators.window.assigner import (
     ALL_TIME,
     Assigner,
-    CountSliding,
-    CountTumbling,
     Global,
     Session,
+    SessionProcessingTime,
     Sliding,
+    SlidingCount,
+    SlidingProcessingTime,
     Tumbling,
+    TumblingCount,
+    TumblingProcessingTime,
     Window,
 )
 from flowsnap.operators.window.continuous import (
@@ -49,10 +52,13 @@ from flowsnap.operators.window.trigger import (
 
 __all__ = [
     "Tumbling",
+    "TumblingProcessingTime",
     "Sliding",
+    "SlidingProcessingTime",
     "Session",
-    "CountTumbling",
-    "CountSliding",
+    "SessionProcessingTime",
+    "TumblingCount",
+    "SlidingCount",
     "Global",
     "Assigner",
     "Window",

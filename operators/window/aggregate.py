@@ -18,7 +18,7 @@ from functools import reduce
 from heapq import nlargest
 from itertools import repeat
 from operator import add
-from typing import Any, ClassVar
+from typing import Any
 
 from flowsnap.core.operator import MISSING
 from flowsnap.errors import ConfigError
@@ -32,9 +32,9 @@ _FIELDS = frozenset({"key", "start", "end", "value"})
 class Aggregate:
     """Base of all aggregates; ``selector`` says which part of a record is aggregated."""
 
-    is_ordered: ClassVar[bool] = False
-    """Whether the result depends on the order of the records: these are neither combined before
-    the shuffle nor shared between windows that overlap."""
+    is_ordered: bool = False
+    """Whether the result depends on the order of the records: these are not shared between windows
+    that overlap, whose parts would be put together in another order."""
 
     def __init__(self, selector: Selector = None) -> None:
         check_selector(selector, type(self).__name__.lower())
@@ -54,6 +54,10 @@ class Aggregate:
     merge: Callable[[Any, Any], Any]
     """``merge(one, other)`` returns an accumulator with all that is in two; neither is changed. An
     attribute, so that C functions stay in C."""
+
+    def absorb(self, accumulator: Any, other: Any) -> Any:
+        """Return ``accumulator`` with all of ``other`` in it; it may be changed in place."""
+        return self.merge(accumulator, other)
 
     def result(self, accumulator: Any) -> Any:
         """Return the result; later changes of the accumulator do not change it."""
@@ -186,13 +190,20 @@ class Max(_Folded):
 
 
 class Reduce(_Folded):
-    """``fn(one, other)`` over all records; ``fn`` is associative and commutative, and pure."""
+    """``fn(one, other)`` over all records, in order of arrival; ``fn`` is associative, and pure.
 
-    def __init__(self, fn: Callable[[Any, Any], Any]) -> None:
+    ``commutative``: the order does not matter either.
+
+    Raises:
+        ConfigError: ``fn`` is not a function.
+    """
+
+    def __init__(self, fn: Callable[[Any, Any], Any], *, commutative: bool = False) -> None:
         super().__init__()
         if not callable(fn):
             raise ConfigError(f"reduce: {fn!r} is not a function")
         self.merge = fn
+        self.is_ordered = not commutative
 
     def whole(self, values: Sequence[Any]) -> Any:
         folded, merge = values[0], self.merge
@@ -264,6 +275,9 @@ class CollectList(Aggregate):
     def merge(self, one: Any, other: Any) -> Any:
         return [*one, *other]
 
+    def absorb(self, accumulator: Any, other: Any) -> Any:
+        return self.add_many(accumulator, other)
+
     def result(self, accumulator: Any) -> Any:
         return list(accumulator)
 
@@ -311,6 +325,9 @@ class DistinctCount(Aggregate):
 
     def merge(self, one: Any, other: Any) -> Any:
         return one | other
+
+    def absorb(self, accumulator: Any, other: Any) -> Any:
+        return self.add_many(accumulator, other)
 
     def result(self, accumulator: Any) -> Any:
         return len(accumulator)

@@ -14,7 +14,7 @@ the operator opens, and says without a timer what fires when event time reaches 
 window: all keys at once, in a loop over a dict.
 
 Invariant: a key is in ``_stored[slice]`` exactly if its tuple has the slice. A window has fired
-exactly if its last instant is at or below the watermark of ``_clock``.
+exactly if its last instant is at or below the watermark.
 
 Source: Flink's ``SlicingWindowOperator`` and "Allowed Lateness". Deviation: records within their
 lateness make a window fire once per batch and key, not once per record.
@@ -29,14 +29,14 @@ from operator import itemgetter
 from typing import Any
 
 from flowsnap.core.element import Batch
-from flowsnap.core.operator import MISSING, Operator, OperatorContext
+from flowsnap.core.operator import MISSING, OperatorContext
 from flowsnap.operators.rolling import PAGE_RECORDS
 from flowsnap.operators.window.aggregate import Aggregates, Column
 from flowsnap.operators.window.assigner import Sliding, Window
-from flowsnap.operators.window.event_clock import EventClock
 from flowsnap.operators.window.lateness import LateRecords, outside_gaps, timestamps_of
 from flowsnap.operators.window.partials import Partials, rows_of
 from flowsnap.operators.window.result import results
+from flowsnap.operators.window.scheduled import ScheduledWindows
 
 KEYS_MAX = 32_768
 """So many accumulators are outside state at most: at a barrier they are put into it at once, which
@@ -47,7 +47,7 @@ Row = tuple[Any, ...]
 _SLICE = itemgetter(0)
 
 
-class AlignedWindows(Operator):
+class AlignedWindows(ScheduledWindows):
     """Emits a ``WindowResult`` per key when event time reaches the end of a window.
 
     ``late`` is the tag of the side output for late records. If ``is_merging``, what comes in are
@@ -73,7 +73,7 @@ class AlignedWindows(Operator):
         self.is_merging = is_merging
 
     def open(self, context: OperatorContext) -> None:
-        self._clock = EventClock(context)
+        self._context = context
         self._table = context.table("windows")
         self._width = len(self.aggregates.parts)
         self._partials = Partials(self.aggregates)
@@ -86,10 +86,10 @@ class AlignedWindows(Operator):
         for key, row in self._table.items():
             for start in row[: self._slices_in(row)]:
                 self._stored.setdefault(start, set()).add(key)
-        self._track(self._stored, self._clock.ms)
+        self._track(self._stored, context.watermark_ms)
 
     def process(self, batch: Batch) -> Batch:
-        watermark_ms = self._clock.ms
+        watermark_ms = self._context.watermark_ms
         first_kept_ms = self.assigner.first_kept_ms(watermark_ms, self.lateness_ms)
         assert batch.keys is not None, "a keyed operator was given a batch without keys"
         if self.is_merging:
@@ -110,8 +110,6 @@ class AlignedWindows(Operator):
         return refired
 
     def advance(self, watermark_ms: int) -> Iterator[Batch]:
-        if not self._clock.advance(watermark_ms):
-            return  # Behind what it was before a restart.
         size_ms = self.assigner.size_ms
         while self._unfired and self._unfired[0] - 1 <= watermark_ms:
             end = heappop(self._unfired)
@@ -120,9 +118,12 @@ class AlignedWindows(Operator):
         while self._expiring and self._expiring[0][0] <= watermark_ms:
             self._clear(heappop(self._expiring)[1])
 
+    def next_ms(self) -> int | None:
+        ends = [self._unfired[0] - 1] if self._unfired else []
+        return min([*ends, *(at_ms for at_ms, _ in self._expiring[:1])], default=None)
+
     def before_barrier(self) -> Iterator[Batch]:
         self._store()
-        self._clock.save()
         return iter(())
 
     # --- which windows there are --------------------------------------------------------------

@@ -7,7 +7,6 @@ from typing import Any
 
 from flowsnap.core.operator import OperatorContext
 from flowsnap.operators.window.assigner import Window
-from flowsnap.operators.window.event_clock import EventClock
 
 
 class Asked:
@@ -17,8 +16,8 @@ class Asked:
     merged. A timer later than ``last_use_ms`` would find no window any more, and is not registered.
     """
 
-    def __init__(self, context: OperatorContext, clock: EventClock) -> None:
-        self._clock = clock
+    def __init__(self, context: OperatorContext) -> None:
+        self._context = context
         self.processing_time_ms = context.processing_time_ms
         self._event = context.event_timers("trigger")
         self._processing = context.processing_timers("trigger")
@@ -38,7 +37,7 @@ class Asked:
 
     @property
     def watermark_ms(self) -> int:
-        return self._clock.ms
+        return self._context.watermark_ms
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.values.get(name, default)
@@ -75,6 +74,10 @@ class Asked:
     def due_by_clock(self, until_ms: int) -> Iterable[tuple[int, Any, Any]]:
         """Yield and forget the timers in processing time that are due."""
         return self._processing.due(until_ms)
+
+    def next_ms(self) -> int | None:
+        """Return when the next timer in event time is due."""
+        return self._event.next_ms()
 
     def next_by_clock_ms(self) -> int | None:
         """Return when the next timer in processing time is due."""

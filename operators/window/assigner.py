@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from math import gcd
+from operator import add
 from typing import Any, NamedTuple
 
 from flowsnap.config import Duration, duration_ms
@@ -48,6 +50,9 @@ class Assigner:
 
     is_merging = False
     """Whether windows of a key that touch become one."""
+
+    is_processing_time = False
+    """Whether a record belongs to the windows of the moment in which it is processed."""
 
     def windows(self, timestamp_ms: int, value: Any) -> Sequence[Window]:
         """Return the windows of one record, earliest first; none: it is dropped."""
@@ -163,6 +168,39 @@ class Session(Assigner):
         gap_ms = self.gap_ms if self.gap is None else _gap_ms(self.gap(value))
         return (Window(timestamp_ms, timestamp_ms + gap_ms),)
 
+    def ends(self, timestamps: Sequence[int], values: Sequence[Any]) -> list[int]:
+        """Return where the window of each record ends."""
+        if self.gap is None:
+            return list(map(add, timestamps, repeat(self.gap_ms)))
+        return list(map(add, timestamps, map(_gap_ms, map(self.gap, values))))
+
+
+class TumblingProcessingTime(Tumbling):
+    """``Tumbling``, by the wall clock; records need no event time, and their own is ignored."""
+
+    is_processing_time = True
+
+    def __repr__(self) -> str:
+        return f"TumblingProcessingTime({self.size_ms} ms)"
+
+
+class SlidingProcessingTime(Sliding):
+    """``Sliding``, by the wall clock; records need no event time, and their own is ignored."""
+
+    is_processing_time = True
+
+    def __repr__(self) -> str:
+        return f"SlidingProcessingTime({self.size_ms} ms, every {self.every_ms} ms)"
+
+
+class SessionProcessingTime(Session):
+    """``Session``, by the wall clock; records need no event time, and their own is ignored."""
+
+    is_processing_time = True
+
+    def __repr__(self) -> str:
+        return f"SessionProcessingTime({self.gap or f'{self.gap_ms} ms'})"
+
 
 class Global(Assigner):
     """One window for all of time; a trigger says when its result comes out.
@@ -179,7 +217,7 @@ class Global(Assigner):
         return (ALL_TIME,)
 
 
-class CountTumbling(Global):
+class TumblingCount(Global):
     """Windows of ``n`` records of a key, each; one that is not full when input ends is dropped.
 
     Raises:
@@ -190,7 +228,7 @@ class CountTumbling(Global):
         self.n = check_count(n, "count window size")
 
 
-class CountSliding(Global):
+class SlidingCount(Global):
     """The last ``n`` records of a key, after ``every`` so many of them.
 
     Raises:

@@ -67,16 +67,20 @@ class ApproxDistinctCount(Aggregate):
         return self._settled(accumulator)
 
     def merge(self, one: Any, other: Any) -> Any:
-        if not isinstance(one, dict) and not isinstance(other, dict):
-            return bytearray(map(max, one, other))
         if isinstance(one, dict):
             one, other = other, one
-        merged = one.copy()
-        get = merged.get if isinstance(merged, dict) else merged.__getitem__
+        return self.absorb(one.copy(), other)
+
+    def absorb(self, accumulator: Any, other: Any) -> Any:
+        if not isinstance(other, dict):
+            if isinstance(accumulator, dict):
+                return self.merge(accumulator, other)
+            return bytearray(map(max, accumulator, other))
+        get = accumulator.get if isinstance(accumulator, dict) else accumulator.__getitem__
         for register, rank in other.items():
             if rank > (get(register) or 0):
-                merged[register] = rank
-        return self._settled(merged)
+                accumulator[register] = rank
+        return self._settled(accumulator)
 
     def result(self, accumulator: Any) -> int:
         size = 1 << self.precision

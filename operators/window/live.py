@@ -124,6 +124,10 @@ class LiveWindows:
             for key, window in self._schedule.pop(at_ms):
                 yield at_ms, key, window
 
+    def next_ms(self) -> int | None:
+        """Return the next instant at which something is due, if there is one."""
+        return self._times[0] if self._times else None
+
     def _row(self, key: Any) -> Any:
         row = self._table.young.get(key, MISSING)
         return self._table.load(key) if row is MISSING else row

@@ -19,21 +19,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from flowsnap.core.element import Batch
-from flowsnap.core.operator import MISSING, Operator, OperatorContext, select
+from flowsnap.core.operator import MISSING, OperatorContext, select
 from flowsnap.operators.rolling import PAGE_RECORDS
 from flowsnap.operators.window.asking import Asked
 from flowsnap.operators.window.assigner import ALL_TIME, Assigner, Global, Window
-from flowsnap.operators.window.event_clock import EventClock
 from flowsnap.operators.window.function import Contents
 from flowsnap.operators.window.lateness import LateRecords, timestamps_of
 from flowsnap.operators.window.live import Live, LiveWindows
 from flowsnap.operators.window.merging import spans_of
+from flowsnap.operators.window.scheduled import ScheduledWindows
 from flowsnap.operators.window.trigger import EventTimeTrigger, Trigger, TriggerResult
 
 Times = Sequence[int | None]
 
 
-class WindowOperator(Operator):
+class WindowOperator(ScheduledWindows):
     """Runs windows of any kind; ``late`` is the tag of the side output for late records."""
 
     def __init__(
@@ -54,10 +54,9 @@ class WindowOperator(Operator):
 
     def open(self, context: OperatorContext) -> None:
         self._context = context
-        self._clock = EventClock(context)
         self._is_default = isinstance(self.trigger, EventTimeTrigger) and self.trigger.is_plain
         self._contents = self._opened = self.contents.open(context)
-        self._asked = Asked(context, self._clock)
+        self._asked = Asked(context)
         self._live = LiveWindows(context, self._instants, has_memory=not self._is_default)
         self.late_records = LateRecords(context, self.late)
         self._values: list[Any] = []
@@ -75,8 +74,6 @@ class WindowOperator(Operator):
         return self._taken()
 
     def advance(self, watermark_ms: int) -> Iterator[Batch]:
-        if not self._clock.advance(watermark_ms):
-            return  # Behind what it was before a restart.
         if not self._is_default:
             for at_ms, key, window in self._asked.due(watermark_ms):
                 self._on_timer(key, Window(*window), at_ms, is_clock=False)
@@ -104,9 +101,9 @@ class WindowOperator(Operator):
     def next_processing_time_ms(self) -> int | None:
         return self._asked.next_by_clock_ms()
 
-    def before_barrier(self) -> Iterator[Batch]:
-        self._clock.save()
-        return iter(())
+    def next_ms(self) -> int | None:
+        times = (self._live.next_ms(), self._asked.next_ms())
+        return min((at_ms for at_ms in times if at_ms is not None), default=None)
 
     def close(self) -> None:
         if self._opened is not None:
@@ -144,7 +141,7 @@ class WindowOperator(Operator):
 
     def _add_to_sessions(self, key: Any, records: list[tuple[int, Any, Any]]) -> list[int]:
         self._context.key = key
-        assigner, watermark_ms = self.assigner, self._clock.ms
+        assigner, watermark_ms = self.assigner, self._context.watermark_ms
         windows = [assigner.windows(when, value)[0] for _, when, value in records]
         is_early = min(window.last_ms for window in windows) > watermark_ms
         if is_early and len(records) == 1:
@@ -212,13 +209,13 @@ class WindowOperator(Operator):
         self._live.remember(grown, values)
 
     def _is_late(self, window: Window) -> bool:
-        return window.last_ms + self.lateness_ms <= self._clock.ms
+        return window.last_ms + self.lateness_ms <= self._context.watermark_ms
 
     def _instants(self, window: Window) -> Iterable[int]:
         """Return when the schedule has something to do for a window."""
         if not self._is_default:
             return () if window == ALL_TIME else (window.last_ms + self.lateness_ms,)
-        if self.lateness_ms and window.last_ms > self._clock.ms:
+        if self.lateness_ms and window.last_ms > self._context.watermark_ms:
             return (window.last_ms, window.last_ms + self.lateness_ms)
         return (window.last_ms + self.lateness_ms,)
 
@@ -231,7 +228,7 @@ class WindowOperator(Operator):
         """Add records of one key to one window, and do what its trigger says."""
         if self._is_default:
             self._add(live, values, times)
-            if live.window.last_ms <= self._clock.ms:
+            if live.window.last_ms <= self._context.watermark_ms:
                 self._fire(key, live, None)
             return
         done = 0

@@ -1,4 +1,4 @@
-"""Both backends, for the contracts of keyed state."""
+"""What the contracts are tried on: both backends of keyed state, and a PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from flowsnap.state.backend import StateBackend
 from flowsnap.state.memory import MemoryBackend
 from tests.contract.lives import Lives
+from tests.servers.postgres import Server, running
 
 
 @pytest.fixture(params=[StateBackend, MemoryBackend])
@@ -24,3 +25,9 @@ def lives(backend_class: Callable[..., Any], tmp_path: Path) -> Iterator[Lives]:
     made = Lives(backend_class, tmp_path / "one")
     yield made
     made.backend.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    with running() as server:
+        yield server

@@ -15,12 +15,14 @@ import pytest
 import zmq
 
 from flowsnap.core.element import (
+    TIMEOUT_MS_MAX,
     Active,
     Barrier,
     Batch,
     Element,
     EndOfInput,
     Idle,
+    Marker,
     Watermark,
 )
 from flowsnap.core.ids import AttemptId, ChannelId, CheckpointId, WorkerId
@@ -256,7 +258,10 @@ def test_elements_arrive_as_they_were_sent_and_in_order(world: World) -> None:
         Watermark(-(2**63)),
         Idle(),
         Active(),
-        Barrier(CheckpointId(2**40)),
+        Barrier(CheckpointId(2**40 - 1)),
+        Barrier(CheckpointId(7), timeout_ms=0),
+        Barrier(CheckpointId(8), timeout_ms=TIMEOUT_MS_MAX),
+        Marker(3),
         batch(),
         EndOfInput(),
     ]
@@ -264,7 +269,7 @@ def test_elements_arrive_as_they_were_sent_and_in_order(world: World) -> None:
     for element in elements:
         world.planes[A].send(A_TO_B, element)
 
-    assert world.receive(B, 7) == [Arrival(A_TO_B, element) for element in elements]
+    assert world.receive(B, 10) == [Arrival(A_TO_B, element) for element in elements]
 
 
 def test_channels_of_one_connection_are_numbered_apart(world: World) -> None:

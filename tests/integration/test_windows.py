@@ -16,8 +16,8 @@ from flowsnap.operators import OutputTag
 from flowsnap.operators.window import (
     ALL_TIME,
     Count,
-    CountSliding,
-    CountTumbling,
+    SlidingCount,
+    TumblingCount,
     First,
     Global,
     Session,
@@ -127,7 +127,7 @@ def test_count_windows_need_no_event_time() -> None:
     job = Pipeline("windows")
     users = job.from_iterable(EVENTS).key_by(0)
 
-    assert run(job, users.window(CountTumbling(2)).sum(2)) == [
+    assert run(job, users.window(TumblingCount(2)).sum(2)) == [
         WindowResult("ann", *ALL_TIME, 6),
         WindowResult("bob", *ALL_TIME, 8),
     ]
@@ -202,7 +202,7 @@ def test_mistakes_are_named_before_anything_runs() -> None:
     keyed = job.from_iterable(EVENTS).key_by(0)
 
     with pytest.raises(ConfigError, match="no record is late"):
-        keyed.window(CountSliding(5, 1), allowed_lateness="1s")
+        keyed.window(SlidingCount(5, 1), allowed_lateness="1s")
     with pytest.raises(ConfigError, match="allowed_lateness"):
         keyed.window(Tumbling("1s"), allowed_lateness="soon")
     with pytest.raises(ConfigError, match="not a name for a side output"):

@@ -24,6 +24,7 @@ from flowsnap.core.coordinator import (
     TaskDeclined,
     TimePassed,
     TriggerRequested,
+    Wish,
     WriteManifest,
 )
 from flowsnap.core.ids import CheckpointId, OperatorId, TaskId
@@ -129,7 +130,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
     def start(self, early: bool) -> None:
         if early:
             self.model.wishes.add("checkpoint")
-            self.tell(TriggerRequested("checkpoint"), [])
+            self.tell(TriggerRequested(Wish()), [])
         self.model.started_ms = self.now_ms
         self.tell(Started(), [])
 
@@ -152,7 +153,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         expected = self.model.expire(self.now_ms)
         if not (self.model.pending and self.model.pending.is_final):
             self.model.wishes.add(kind)
-        self.tell(TriggerRequested(kind), expected)
+        self.tell(TriggerRequested(Wish(kind)), expected)
 
     @precondition(lambda self: self.model.all)
     @rule(task=st.sampled_from(TASKS), back=st.sampled_from([0, 0, 0, 1]), ms=st.integers(0, 9))
@@ -195,7 +196,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         assert (pending is None) == (model is None)
         if pending is not None and model is not None:
             assert pending.checkpoint_id == model.number
-            assert pending.is_final == model.is_final
+            assert (pending.kind == "final") == model.is_final
             assert pending.is_writing == model.is_writing
             assert set(pending.missing) == set(TASKS) - model.parts
 

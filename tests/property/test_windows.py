@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,9 +16,7 @@ from flowsnap.operators.window import (
     CollectList,
     ContinuousEventTimeTrigger,
     Count,
-    CountSliding,
     CountTrigger,
-    CountTumbling,
     DistinctCount,
     EventTimeTrigger,
     First,
@@ -29,10 +26,12 @@ from flowsnap.operators.window import (
     PurgingTrigger,
     Session,
     Sliding,
+    SlidingCount,
     Sum,
     TopK,
     Trigger,
     Tumbling,
+    TumblingCount,
     WindowResult,
 )
 from flowsnap.operators.window.aggregate import Aggregates
@@ -42,6 +41,7 @@ from flowsnap.operators.window.combine import CombineWindows
 from flowsnap.operators.window.function import Buffered, CalledProcess, Contents, Incremental
 from flowsnap.operators.window.operator import WindowOperator
 from flowsnap.operators.window.plan import WindowPlan
+from flowsnap.operators.window.sessions import SessionWindows
 from tests.unit.operators.rig import Rig
 
 Record = tuple[str, int, int]
@@ -144,9 +144,9 @@ def run(steps: list[Any], model: Model, *operators: Operator) -> Rig:
 
 
 def without_watermark(rig: Rig) -> Rig:
-    """Restore as after a change of the parallelism, which may set event time back."""
-    saved = replace(rig.snapshot(), watermark_ms=MIN_WATERMARK)
-    again = Rig(*rig.templates, saved=saved)
+    """Restore as in a chain whose input begins its event time anew."""
+    again = Rig(*rig.templates, saved=rig.snapshot())
+    again.watermark_ms = MIN_WATERMARK
     again.out = rig.out
     return again
 
@@ -275,27 +275,67 @@ def test_general_windows_give_what_the_definition_gives(
     check(rig, model)
 
 
+@pytest.mark.parametrize(("aggregates", "value"), [(TOTALS, totals), (IN_ORDER, in_order)])
+@settings(max_examples=150, deadline=None)
+@given(gap=st.integers(1, 20), lateness=LATENESS, steps=STEPS)
+def test_runs_give_what_sessions_of_single_records_give(
+    aggregates: dict[str, Aggregate],
+    value: Callable[[list[int]], Any],
+    gap: int,
+    lateness: int,
+    steps: list[Any],
+) -> None:
+    assigner = Session(ms(gap))
+    model = Model(assigner, lateness, value)
+
+    operator = SessionWindows(assigner, Aggregates(None, aggregates), lateness_ms=lateness)
+
+    check(run(steps, model, operator), model)
+
+
+@pytest.mark.parametrize("is_fast", [False, True])
 @settings(max_examples=100, deadline=None)
-@given(LATENESS, STEPS)
-def test_sessions_with_a_gap_per_record_and_late_records(lateness: int, steps: list[Any]) -> None:
+@given(lateness=LATENESS, steps=STEPS)
+def test_sessions_with_a_gap_per_record_and_late_records(
+    is_fast: bool, lateness: int, steps: list[Any]
+) -> None:
     assigner = Session(lambda record: record[2] + 1)
     model = Model(assigner, lateness, totals)
-    contents = Incremental(Aggregates(None, TOTALS))
+    aggregates = Aggregates(None, TOTALS)
+    operator: Operator
+    if is_fast:
+        operator = SessionWindows(assigner, aggregates, lateness_ms=lateness, late="late")
+    else:
+        contents = Incremental(aggregates)
+        operator = WindowOperator(assigner, contents, lateness_ms=lateness, late="late")
 
-    rig = run(
-        [step for step in steps if step != "restore"],
-        model,
-        WindowOperator(assigner, contents, lateness_ms=lateness, late="late"),
-    )
+    rig = run([step for step in steps if step != "restore"], model, operator)
 
     check(rig, model)
     assert sorted(rig.side("late")) == sorted(model.late)
 
 
+@pytest.mark.parametrize("is_combined", [False, True])
+@settings(max_examples=100, deadline=None)
+@given(size=st.integers(1, 30), lateness=LATENESS, steps=STEPS)
+def test_slices_of_tumbling_windows_keep_the_order_of_arrival(
+    is_combined: bool, size: int, lateness: int, steps: list[Any]
+) -> None:
+    assigner = Tumbling(ms(size))
+    model = Model(assigner, lateness, in_order)
+    aggregates = Aggregates(None, IN_ORDER)
+    operators: list[Operator] = [CombineWindows(assigner, aggregates)] if is_combined else []
+    operators.append(
+        AlignedWindows(assigner, aggregates, lateness_ms=lateness, is_merging=is_combined)
+    )
+
+    check(run(steps, model, *operators), model)
+
+
 @settings(max_examples=80, deadline=None)
 @given(STEPS, st.integers(1, 5))
 def test_tumbling_count_windows_cut_the_records_of_a_key(steps: list[Any], n: int) -> None:
-    operator, _ = WindowPlan(CountTumbling(n)).aggregate(Aggregates(CollectList(2)))
+    operator, _ = WindowPlan(TumblingCount(n)).aggregate(Aggregates(CollectList(2)))
 
     rig = run(steps, Model(Tumbling("1s"), 0, len), operator)
 
@@ -312,7 +352,7 @@ def test_tumbling_count_windows_cut_the_records_of_a_key(steps: list[Any], n: in
 def test_sliding_count_windows_look_back_over_the_last_records(
     steps: list[Any], n: int, every: int
 ) -> None:
-    operator, _ = WindowPlan(CountSliding(n, every)).aggregate(Aggregates(CollectList(2)))
+    operator, _ = WindowPlan(SlidingCount(n, every)).aggregate(Aggregates(CollectList(2)))
 
     rig = run(steps, Model(Tumbling("1s"), 0, len), operator)
 

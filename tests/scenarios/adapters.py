@@ -70,14 +70,16 @@ def new_coordinator(given: dict[str, str]) -> c.CheckpointCoordinator:
         timeout_ms=int(given.get("timeout", "400")),
         pause_ms_min=int(given.get("pause", "0")),
         failures_max=int(given.get("failures", "1")),
+        concurrent_max=int(given.get("concurrent", "1")),
     )
 
 
 _PLAIN_COORDINATOR_EVENTS: dict[str, c.Event] = {
     "start": c.Started(),
     "time": c.TimePassed(),
-    "request": c.TriggerRequested("checkpoint"),
-    "request final": c.TriggerRequested("final"),
+    "request": c.TriggerRequested(c.Wish()),
+    "request savepoint": c.TriggerRequested(c.Wish("savepoint")),
+    "request final": c.TriggerRequested(c.Wish("final")),
 }
 
 
@@ -98,16 +100,20 @@ def coordinator_event(words: list[str]) -> c.Event:
             raise ValueError(words)
 
 
+def shown_kind(kind: str) -> str:
+    return "" if kind == "checkpoint" else f" {kind}"
+
+
 def coordinator_action(action: c.Action) -> str:
     match action:
-        case c.InjectBarriers(checkpoint_id, is_final):
-            return f"inject {checkpoint_id}{' final' if is_final else ''}"
-        case c.WriteManifest(checkpoint_id, is_final, triggered_at_ms, duration_ms, snapshots):
+        case c.InjectBarriers(checkpoint_id, wish):
+            return f"inject {checkpoint_id}{shown_kind(wish.kind)}"
+        case c.WriteManifest(checkpoint_id, kind, triggered_at_ms, duration_ms, snapshots):
             tasks = " ".join(snapshot.task for snapshot in snapshots)
-            kind = " final" if is_final else ""
-            return f"write {checkpoint_id}{kind} of {tasks}: {triggered_at_ms} +{duration_ms}"
-        case c.NotifyComplete(checkpoint_id, is_final):
-            return f"notify {checkpoint_id}{' final' if is_final else ''}"
+            when = f"{triggered_at_ms} +{duration_ms}"
+            return f"write {checkpoint_id}{shown_kind(kind)} of {tasks}: {when}"
+        case c.NotifyComplete(checkpoint_id, kind):
+            return f"notify {checkpoint_id}{shown_kind(kind)}"
         case c.Abort(checkpoint_id, reason):
             return f"abort {checkpoint_id}: {reason}"
         case c.FailAttempt(reason):

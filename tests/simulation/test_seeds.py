@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from flowsnap.testing import simulate
 from flowsnap.testing.simulate import Batch, Outcome, command, minimise, run_batch, run_seed
 from flowsnap.testing.trouble import Fault
 
+simulate = sys.modules["flowsnap.testing.simulate"]
 CHUNK = 10
 SEEDS = 50
 MANY = 2_000

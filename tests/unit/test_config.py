@@ -107,6 +107,8 @@ LEAST: dict[str, Any] = {
     "checkpoint_pause_ms_min": 0,
     "checkpoint_failures_max": 0,
     "checkpoints_retained": 1,
+    "alignment_timeout_ms": 0,
+    "checkpoints_concurrent": 1,
     "state_memory_bytes": 2**20,
     "batch_bytes": 1024,
     "batch_linger_ms": 0,

@@ -17,6 +17,7 @@ from flowsnap.core.coordinator import (
     TaskAcknowledged,
     TimePassed,
     TriggerRequested,
+    Wish,
     WriteManifest,
 )
 from flowsnap.core.ids import CheckpointId, OperatorId, TaskId
@@ -36,7 +37,7 @@ def make(*tasks: TaskId) -> CheckpointCoordinator:
 def triggered(*tasks: TaskId) -> CheckpointCoordinator:
     machine = make(*tasks)
     machine.handle(Started(), 0)
-    assert machine.handle(TimePassed(), 100) == [InjectBarriers(ONE, is_final=False)]
+    assert machine.handle(TimePassed(), 100) == [InjectBarriers(ONE, Wish())]
     return machine
 
 
@@ -51,7 +52,7 @@ def test_the_manifest_gets_the_very_snapshots_ordered_by_task() -> None:
     actions = machine.handle(TaskAcknowledged(ONE, snapshot(A)), 130)
 
     assert actions == [
-        WriteManifest(ONE, False, 100, 30, (snapshot(A), snapshot(B, is_ended=True)))
+        WriteManifest(ONE, "checkpoint", 100, 30, (snapshot(A), snapshot(B, is_ended=True)))
     ]
 
 
@@ -71,16 +72,16 @@ def test_nobody_is_notified_before_the_manifest_is_written() -> None:
     actions = machine.handle(TaskAcknowledged(ONE, snapshot(A)), 120)
     assert not any(isinstance(action, NotifyComplete) for action in actions)
 
-    assert machine.handle(ManifestWritten(ONE), 130) == [NotifyComplete(ONE, is_final=False)]
+    assert machine.handle(ManifestWritten(ONE), 130) == [NotifyComplete(ONE, "checkpoint")]
 
 
 def test_a_pending_checkpoint_shows_who_is_missing() -> None:
     machine = triggered(B, A)
-    assert machine.pending == PendingCheckpoint(ONE, False, 100, (A, B))
+    assert machine.pending == PendingCheckpoint(ONE, "checkpoint", 100, (A, B))
 
     machine.handle(TaskAcknowledged(ONE, snapshot(A)), 120)
 
-    assert machine.pending == PendingCheckpoint(ONE, False, 100, (B,))
+    assert machine.pending == PendingCheckpoint(ONE, "checkpoint", 100, (B,))
     assert not machine.pending.is_writing
 
 
@@ -96,7 +97,7 @@ def test_a_pending_checkpoint_shows_that_its_manifest_is_being_written() -> None
 def test_nothing_is_pending_before_the_first_trigger_and_after_the_last() -> None:
     machine = make(A)
     assert machine.pending is None
-    machine.handle(TriggerRequested("final"), 0)
+    machine.handle(TriggerRequested(Wish("final")), 0)
     machine.handle(Started(), 0)
     machine.handle(TaskAcknowledged(ONE, snapshot(A)), 10)
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console, RenderableType
 
@@ -396,3 +397,13 @@ def test_a_job_can_be_followed_from_another_thread() -> None:
     thread.join(timeout=10)
 
     assert results == [a_result()]
+
+
+def test_what_operators_count_themselves_is_shown_where_there_is_some() -> None:
+    late = msgspec.structs.replace(COUNT, counters={"late": 12, "retries": 3})
+    status = a_status(operators=(LINES, late))
+
+    assert "count  12 late, 3 retries" in shown(render(status))
+    assert progress_line(status).endswith("no checkpoint yet, 12 late, 3 retries")
+    assert shown(summary(a_result(), status))[1] == "count  12 late, 3 retries"
+    assert not any("late" in line for line in shown(render(a_status())))

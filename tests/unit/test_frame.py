@@ -59,6 +59,7 @@ def test_numbers_of_frame_kinds_do_not_change() -> None:
         "ACTIVE": 7,
         "CREDIT": 8,
         "POSITION": 9,
+        "MARKER": 10,
     }
 
 

@@ -18,7 +18,7 @@ from flowsnap.core.ids import CheckpointId, OperatorId
 from flowsnap.core.manifest import CheckpointManifest, PreparedOutput
 from flowsnap.core.message import TaskAssignment
 from flowsnap.core.operator import Split
-from flowsnap.core.restore import assign, assign_fresh, check_compatible, choose
+from flowsnap.core.restore import Allowed, assign, assign_fresh, check_compatible, choose
 from flowsnap.errors import (
     ConfigError,
     LocalProtocolError,
@@ -113,7 +113,7 @@ def test_removed_operator_with_state_is_refused_even_where_new_state_is_allowed(
     kept = msgspec.structs.replace(graph, operators=(graph.operators[0], graph.operators[2]))
 
     with pytest.raises(StateIncompatible, match="has 'count', which the pipeline lacks"):
-        check_compatible(counted(), kept, allow_new_state=True)
+        check_compatible(counted(), kept, Allowed(added=True))
 
     assert "renamed or removed?" in refusal(counted(), kept).__notes__[0]
 
@@ -150,7 +150,7 @@ def test_new_operator_that_would_begin_in_the_middle_is_refused_unless_allowed(
 
     assert "the pipeline has 'new', of which checkpoint 1 knows nothing" in str(error)
     assert "middle of the stream" in error.__notes__[0]
-    check_compatible(counted(), graph, allow_new_state=True)
+    check_compatible(counted(), graph, Allowed(added=True))
 
 
 def test_renamed_sink_that_had_nothing_prepared_is_suspicious_too() -> None:

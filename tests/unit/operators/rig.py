@@ -29,12 +29,12 @@ GROUPS = 128
 
 @dataclass(frozen=True)
 class Saved:
-    """A snapshot: keyed state in ``directory``, operator state, and the event time of the input."""
+    """A snapshot: keyed state in ``directory``, operator state, and how far event time has come."""
 
     directory: Path
     tables: tuple[TableSpec, ...]
     operator_states: tuple[OperatorStateValues, ...]
-    watermark_ms: int
+    watermarks: dict[OperatorId, int]
     is_ended: bool
 
 
@@ -46,7 +46,6 @@ class Rig:
         self.now_ms = wall_ms
         self.out: list[Batch] = []
         self.watermarks: list[int] = []
-        self.watermark_ms = MIN_WATERMARK if saved is None else saved.watermark_ms
         self.is_ended = saved is not None and saved.is_ended
         self._root = Path(tempfile.mkdtemp(prefix="flowsnap-rig-"))
         states = (
@@ -65,7 +64,9 @@ class Rig:
         self.contexts = {name: TaskContext(self.backend, name, place) for name in names}
         self.operators = [copy.copy(operator) for operator in operators]
         self.chain = Chain(list(zip(names, self.operators, strict=True)), 0)
-        self.chain.open(self.contexts, self.watermark_ms)
+        watermarks = {} if saved is None else saved.watermarks
+        self.watermark_ms = watermarks.get(names[0], MIN_WATERMARK)
+        self.chain.open(self.contexts, watermarks)
         self._take(self.chain.generated())
 
     def push(
@@ -126,7 +127,7 @@ class Rig:
             directory,
             persist.tables,
             self.chain.operator_states(),
-            self.watermark_ms,
+            self.chain.watermarks(),
             self.is_ended,
         )
 
@@ -152,7 +153,12 @@ class Rig:
 
     def side(self, tag: str, operator: int = 0) -> list[Any]:
         """Take what has come out of a side output since the last call."""
-        return self.contexts[OperatorId(f"op-{operator}")].side_output(tag).take().values
+        batches = self.contexts[OperatorId(f"op-{operator}")].side_output(tag).take()
+        return [value for batch in batches for value in batch.values]
+
+    def counted(self, name: str, operator: int = 0) -> int:
+        """Return what an operator has counted under ``name``."""
+        return self.contexts[OperatorId(f"op-{operator}")].counter(name).value
 
     def _take(self, outputs: Iterable[Batch | int]) -> None:
         for output in outputs:

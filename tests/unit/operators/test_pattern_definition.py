@@ -9,6 +9,7 @@ import pytest
 
 from flowsnap import ConfigError
 from flowsnap.operators.pattern import Pattern, Skip
+from flowsnap.operators.pattern.definition import Step
 from flowsnap.operators.pattern.nfa import Matcher
 
 wrong: Any = 5
@@ -87,4 +88,7 @@ def test_pattern_is_not_changed_by_its_methods() -> None:
 
 
 def test_function_of_c_takes_a_record() -> None:
-    assert not begin(where=max).steps[0].condition.is_iterative
+    (step,) = begin(where=max).steps
+
+    assert isinstance(step, Step)
+    assert not step.condition.is_iterative

@@ -50,7 +50,7 @@ def test_function_of_a_record_and_the_context_will_do() -> None:
 def test_side_output_has_the_values_and_times_of_its_records() -> None:
     rig = Rig(ProcessEach(Halves)).push([1, 2, 3], [10, 20, 30])
 
-    batch = next(iter(rig.contexts.values())).side_output("odd").take()
+    (batch,) = next(iter(rig.contexts.values())).side_output("odd").take()
 
     assert rig.timed == [(1, 20)]
     assert (batch.values, batch.timestamps) == ([1, 3], [10, 30])

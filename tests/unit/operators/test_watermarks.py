@@ -162,7 +162,7 @@ def test_after_a_restart_all_subtasks_begin_at_the_least_of_their_watermarks() -
     other = Rig(assigning()).push([40]).snapshot().operator_states[0]
 
     union = type(state)(state.operator, state.name, state.kind, state.values + other.values)
-    again = Rig(assigning(), saved=type(saved)(saved.directory, (), (union,), 0, False))
+    again = Rig(assigning(), saved=type(saved)(saved.directory, (), (union,), {}, False))
 
     assert state.kind == "union"
     assert again.watermarks == [39]

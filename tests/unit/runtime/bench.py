@@ -22,12 +22,12 @@ from flowsnap.core.ids import (
     WorkerId,
 )
 from flowsnap.core.operator import Operator, Sink
-from flowsnap.core.watermark import MIN_WATERMARK
 from flowsnap.runtime.chain import Chain
 from flowsnap.runtime.context import NoTables, Place, TaskContext
 from flowsnap.runtime.input import InputChannel, SourceInput
 from flowsnap.runtime.output import OutputChannel, make_router
-from flowsnap.runtime.task import TakenSnapshot, TaskParts, TaskRunner
+from flowsnap.runtime.parts import TakenSnapshot, TaskParts
+from flowsnap.runtime.task import TaskRunner
 from tests.unit.runtime.parts import ListSource, at
 
 A, B, OUT = ChannelId(0), ChannelId(1), ChannelId(9)
@@ -75,7 +75,7 @@ class Bench:
         )
         place = Place("job", 1, 2, AttemptId(1), wall_ms=lambda: 0)
         contexts = {name: TaskContext(NoTables(), name, place) for name, _ in members}
-        self.runner._chain.open(contexts, MIN_WATERMARK)
+        self.runner._chain.open(contexts, {})
         self.runner.start()
         if credits:
             self.grant(credits)

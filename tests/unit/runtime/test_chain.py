@@ -8,7 +8,6 @@ import pytest
 from flowsnap.core.element import Batch
 from flowsnap.core.ids import AttemptId, OperatorId
 from flowsnap.core.operator import LazyOperator, Operator, Sink
-from flowsnap.core.watermark import MIN_WATERMARK
 from flowsnap.errors import ConfigError, OperatorError
 from flowsnap.operators import Filter, FlatMap, Map
 from flowsnap.runtime.chain import Chain
@@ -47,7 +46,7 @@ def chain(*operators: Operator | Sink) -> Chain:
     names = [OperatorId(f"op-{n}") for n in range(len(operators))]
     place = Place("job", 3, 4, AttemptId(1), wall_ms=lambda: 0)
     opened = Chain(list(zip(names, operators, strict=True)), 3)
-    opened.open({name: TaskContext(NoTables(), name, place) for name in names}, MIN_WATERMARK)
+    opened.open({name: TaskContext(NoTables(), name, place) for name in names}, {})
     return opened
 
 

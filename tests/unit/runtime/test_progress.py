@@ -106,3 +106,12 @@ def test_who_is_waited_for_is_told(progress: AttemptProgress) -> None:
 
     assert operator(progress, LINES).waits_for == "count"
     assert operator(progress, COUNT).waits_for == ""
+
+
+def test_what_operators_count_themselves_is_summed_up_too(progress: AttemptProgress) -> None:
+    for subtask, counters in enumerate([{"late": 2}, {"late": 1, "retries": 4}]):
+        metrics = (OperatorMetrics(LINES, 0, 0, counters),)
+        progress.update([TaskMetrics(TaskId(f"lines/{subtask}"), metrics, 0.0, 0.0)])
+
+    assert operator(progress, LINES).counters == {"late": 3, "retries": 4}
+    assert operator(progress, COUNT).counters == {}

@@ -13,7 +13,7 @@ from flowsnap.core.manifest import FileHandle, TaskSnapshot
 from flowsnap.core.operator import KeyedTable
 from flowsnap.errors import StorageError
 from flowsnap.runtime.snapshot import Hashes, Snapshotter
-from flowsnap.runtime.task import TakenSnapshot
+from flowsnap.runtime.parts import TakenSnapshot
 from flowsnap.state.backend import Persist, StateBackend
 from flowsnap.storage.memory import MemoryStore
 from flowsnap.storage.writer import CheckpointWriter
@@ -123,7 +123,7 @@ def taken(checkpoint_id: CheckpointId, task: TaskSpec, persist: Persist | None) 
         task=task,
         operators=(COUNT,),
         operator_states=(),
-        watermark_ms=None,
+        watermarks={},
         is_ended=False,
         splits=(),
         prepared=(),

@@ -111,7 +111,7 @@ def test_snapshot_has_the_event_time_of_the_source() -> None:
     bench.runner.trigger(ONE, is_final=False)
     bench.runner.step(0)
 
-    assert bench.snapshots[0].watermark_ms == 9
+    assert bench.snapshots[0].watermarks == {"first": 9, "op-0": 9}
 
 
 def test_record_without_a_time_is_named() -> None:

@@ -19,7 +19,7 @@ from flowsnap.core.operator import Operator, Split
 from flowsnap.core.task import TaskState
 from flowsnap.errors import OperatorError, PeerProtocolError
 from flowsnap.operators import Map
-from flowsnap.runtime.task import TakenSnapshot
+from flowsnap.runtime.parts import TakenSnapshot
 from tests.unit.runtime.bench import END, ONE, TASK, TWO, A, B, Bench
 from tests.unit.runtime.parts import Holding, ListReader, ListSource, MemorySink
 
@@ -130,7 +130,7 @@ def test_an_aborted_trigger_emits_no_barrier() -> None:
     bench = Bench(Map(str), source=ListSource({"a": [1]}))
     bench.runner.trigger(ONE, is_final=False)
 
-    bench.runner.abort(ONE, 0)
+    bench.runner.abort(ONE)
     bench.work()
 
     assert bench.flow == [["1"], END]
@@ -192,7 +192,7 @@ def test_an_abort_during_alignment_makes_the_channel_readable_again() -> None:
     bench = Bench(Map(str))
     bench.feed(A, Barrier(ONE), *batches(2))
 
-    bench.runner.abort(ONE, 0)
+    bench.runner.abort(ONE)
     bench.feed(B, Barrier(ONE), *batches(12))
 
     assert bench.flow == [["2"], ["12"]]
@@ -201,7 +201,7 @@ def test_an_abort_during_alignment_makes_the_channel_readable_again() -> None:
 
 def test_barriers_that_come_after_their_abort_are_ignored() -> None:
     bench = Bench(Map(str))
-    bench.runner.abort(ONE, 0)
+    bench.runner.abort(ONE)
 
     bench.feed(A, Barrier(ONE), *batches(2))
     bench.feed(B, Barrier(ONE), Barrier(TWO))

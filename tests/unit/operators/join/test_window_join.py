@@ -8,7 +8,7 @@ from flowsnap.core.watermark import MAX_WATERMARK
 from flowsnap.errors import ConfigError
 from flowsnap.operators.join import WindowJoin
 from flowsnap.operators.join.pairing import PAGE_RECORDS, How, Pairing
-from flowsnap.operators.window.assigner import Assigner, CountTumbling, Global, Sliding, Tumbling
+from flowsnap.operators.window.assigner import Assigner, Global, Sliding, Tumbling, TumblingCount
 from tests.unit.operators.rig import Rig
 
 
@@ -119,7 +119,7 @@ def test_records_without_event_time_are_refused() -> None:
         rig_of().push(["x"], None, ["k"], port=1)
 
 
-@pytest.mark.parametrize("assigner", ["1m", None, Tumbling, CountTumbling(3)])
+@pytest.mark.parametrize("assigner", ["1m", None, Tumbling, TumblingCount(3)])
 def test_what_is_no_window_in_event_time_is_refused(assigner: Assigner) -> None:
     with pytest.raises(ConfigError, match="is not a window in event time"):
         WindowJoin(Pairing(), assigner)

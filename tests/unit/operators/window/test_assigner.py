@@ -11,12 +11,12 @@ from flowsnap.core.watermark import MAX_WATERMARK
 from flowsnap.errors import ConfigError
 from flowsnap.operators.window import (
     ALL_TIME,
-    CountSliding,
-    CountTumbling,
     Global,
     Session,
     Sliding,
+    SlidingCount,
     Tumbling,
+    TumblingCount,
     Window,
     assigner,
     merging,
@@ -94,7 +94,7 @@ def test_a_gap_that_is_not_positive_is_refused_when_it_comes(gap: Any) -> None:
         Session(lambda record: gap).windows(0, None)
 
 
-@pytest.mark.parametrize("kind", [Global(), CountTumbling(2), CountSliding(2, 1)])
+@pytest.mark.parametrize("kind", [Global(), TumblingCount(2), SlidingCount(2, 1)])
 def test_count_windows_are_all_of_time(kind: Global) -> None:
     assert kind.windows(5, None) == (ALL_TIME,)
     assert ALL_TIME.last_ms < MAX_WATERMARK
@@ -112,10 +112,10 @@ def test_count_windows_are_all_of_time(kind: Global) -> None:
         (lambda: Sliding("1s", "0s"), "window every"),
         (lambda: Sliding("10s", "1s", "2s"), "offset"),
         (lambda: Session("0s"), "session gap"),
-        (lambda: CountTumbling(0), "count window size: 0 is not a positive int"),
-        (lambda: CountTumbling(True), "not a positive int"),
-        (lambda: CountSliding(5, 0), "count window every"),
-        (lambda: CountSliding(-5, 1), "count window size"),
+        (lambda: TumblingCount(0), "count window size: 0 is not a positive int"),
+        (lambda: TumblingCount(True), "not a positive int"),
+        (lambda: SlidingCount(5, 0), "count window every"),
+        (lambda: SlidingCount(-5, 1), "count window size"),
     ],
 )
 def test_a_length_that_is_not_positive_is_refused(make: Callable[[], object], message: str) -> None:

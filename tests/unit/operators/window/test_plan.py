@@ -11,7 +11,6 @@ from flowsnap.operators.window import (
     ContinuousProcessingTimeTrigger,
     CountEvictor,
     CountTrigger,
-    CountTumbling,
     EventTimeTrigger,
     First,
     Global,
@@ -19,12 +18,14 @@ from flowsnap.operators.window import (
     Sliding,
     Sum,
     Tumbling,
+    TumblingCount,
 )
 from flowsnap.operators.window.aggregate import Aggregates
 from flowsnap.operators.window.aligned import AlignedWindows
 from flowsnap.operators.window.function import window_process
 from flowsnap.operators.window.operator import ClockedWindowOperator, WindowOperator
 from flowsnap.operators.window.plan import WindowPlan
+from flowsnap.operators.window.sessions import SessionWindows
 
 CLOCK = EventTimeTrigger(early=ContinuousProcessingTimeTrigger("1s"))
 
@@ -35,7 +36,9 @@ CLOCK = EventTimeTrigger(early=ContinuousProcessingTimeTrigger("1s"))
         (WindowPlan(Tumbling("1s")), AlignedWindows),
         (WindowPlan(Sliding("1h", "1s")), AlignedWindows),
         (WindowPlan(Sliding("10s", "3331ms")), WindowOperator),
-        (WindowPlan(Session("1s")), WindowOperator),
+        (WindowPlan(Session("1s")), SessionWindows),
+        (WindowPlan(Session("1s"), trigger=CountTrigger(1)), WindowOperator),
+        (WindowPlan(Session("1s"), evictor=CountEvictor(1)), WindowOperator),
         (WindowPlan(Tumbling("1s"), trigger=CountTrigger(1)), WindowOperator),
         (WindowPlan(Tumbling("1s"), evictor=CountEvictor(1)), WindowOperator),
         (WindowPlan(Tumbling("1s"), trigger=CLOCK), ClockedWindowOperator),
@@ -51,7 +54,8 @@ def test_records_are_combined_where_only_the_result_is_seen() -> None:
 
     assert is_combined(WindowPlan(Tumbling("1s"), 5), Aggregates(Sum()))
     assert not is_combined(WindowPlan(Tumbling("1s"), 5, "late"), Aggregates(Sum()))
-    assert not is_combined(WindowPlan(Tumbling("1s")), Aggregates(First()))
+    assert is_combined(WindowPlan(Tumbling("1s")), Aggregates(First()))
+    assert not is_combined(WindowPlan(Sliding("2s", "1s")), Aggregates(First()))
     assert not is_combined(WindowPlan(Session("1s")), Aggregates(Sum()))
 
 
@@ -60,10 +64,10 @@ def test_records_are_combined_where_only_the_result_is_seen() -> None:
     [
         (lambda: WindowPlan(Tumbling), "does not say which windows"),  # type: ignore[arg-type]
         (lambda: WindowPlan("1m"), "does not say which windows"),  # type: ignore[arg-type]
-        (lambda: WindowPlan(CountTumbling(5), 1), "no record is late"),
+        (lambda: WindowPlan(TumblingCount(5), 1), "no record is late"),
         (lambda: WindowPlan(Global(), 0, "late"), "no record is late"),
-        (lambda: WindowPlan(CountTumbling(5), trigger=CountTrigger(1)), "of its own"),
-        (lambda: WindowPlan(CountTumbling(5), evictor=CountEvictor(1)), "of its own"),
+        (lambda: WindowPlan(TumblingCount(5), trigger=CountTrigger(1)), "of its own"),
+        (lambda: WindowPlan(TumblingCount(5), evictor=CountEvictor(1)), "of its own"),
         (lambda: WindowPlan(Tumbling("1s"), trigger=5), "not a trigger"),  # type: ignore[arg-type]
         (lambda: WindowPlan(Tumbling("1s"), evictor=5), "not an evictor"),  # type: ignore[arg-type]
         (lambda: window_process(5), "not a WindowProcess, nor a function"),

@@ -1,0 +1,241 @@
+"""Change data capture: a PostgreSQL table, and from then on every change of it, each once.
+
+A replication slot has the server keep its log (WAL) from a place on that is the position of this
+source. When it is made it exports a snapshot: the tables as they are exactly there. So the rows are
+read first, as changes "read", then the log, and nothing is between them or twice. The slot moves on
+when a checkpoint is complete (``SplitReader.committed``), and not before: whatever a restored job
+asks for again is there. In the meantime, and while the job is down, the server keeps its log; see
+``max_slot_wal_keep_size``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
+
+import msgspec
+
+from flowsnap.config import Duration, duration_ms
+from flowsnap.connectors.patience import Patience
+from flowsnap.connectors.postgres_ranges import Ranges
+from flowsnap.connectors.postgres_session import Connection, Dsn
+from flowsnap.connectors.postgres_snapshot import SnapshotReader
+from flowsnap.connectors.postgres_stream import StreamReader
+from flowsnap.connectors.postgres_tables import Change, Tables, find_tables
+from flowsnap.connectors.table import quoted
+from flowsnap.core.element import Batch
+from flowsnap.core.operator import Source, Split, SplitReader
+from flowsnap.errors import ConfigError, OutputRefused, StoreUnavailable
+
+__all__ = ["Change", "PostgresChanges"]
+
+WAIT_MS = 20
+_SLOT = re.compile(r"[a-z0-9_]{1,63}")
+
+_ACTIVE = "select active_pid from pg_replication_slots where slot_name = %s"
+_PUBLISHED = (
+    "select format('%%s.%%s', schemaname, tablename) from pg_publication_tables where pubname = %s"
+)
+
+
+class PostgresChanges(Source):
+    """The rows of some tables, and every change of them from then on, as ``Change``: each once.
+
+    ``slot`` is the name of the replication slot, one for each job, which is made at a fresh start
+    (one of that name is replaced) and kept until ``drop``. ``publication`` is that of the server,
+    by default called like the slot; it is made if it is missing. With ``snapshot=False`` only
+    changes come. The tables need a primary key; what an update or delete tells of the former row is
+    its key, or all of it with ``alter table ... replica identity full``.
+
+    One split, since the log is one. While the server is away it is asked again with back-off, for
+    ``retry_timeout``; then the attempt fails. The server needs ``wal_level = logical``, the user
+    the attribute ``replication``.
+
+    Raises:
+        ConfigError: a setting is wrong, or psycopg is not installed.
+    """
+
+    bounded = False
+    discovers = False
+    is_told_of_checkpoints = True
+
+    def __init__(
+        self,
+        dsn: str,
+        tables: str | Sequence[str],
+        *,
+        slot: str,
+        publication: str | None = None,
+        snapshot: bool = True,
+        retry_timeout: Duration = "60s",
+    ) -> None:
+        if not isinstance(slot, str) or _SLOT.fullmatch(slot) is None:
+            raise ConfigError(f"slot: {slot!r} is not the name of a slot").hint(
+                "up to 63 lower-case letters, digits and underscores"
+            )
+        self.dsn = Dsn(dsn)
+        self.tables = (tables,) if isinstance(tables, str) else tuple(tables)
+        if not self.tables:
+            raise ConfigError("tables: there is none")
+        self.slot = slot
+        self.publication = publication or slot
+        self.snapshot = snapshot
+        self.retry_timeout_ms = duration_ms(retry_timeout, "retry_timeout")
+
+    def splits(self, parallelism: int) -> list[Split]:
+        """Return the one split, and make the publication.
+
+        Raises:
+            ConfigError: a table is missing or has no key, or the server does not replicate.
+        """
+        try:
+            with closing(self.dsn.connect()) as db, self.dsn.translated():
+                _check_server(db)
+                tables = find_tables(db, self.tables)
+                self._publish(db, tables)
+        except (StoreUnavailable, OutputRefused) as error:
+            raise ConfigError(f"the source cannot be read: {error}") from error
+        return [Split(self.slot, {"tables": msgspec.to_builtins(tables)})]
+
+    def open_split(self, split: Split, position: Any) -> ChangeReader:
+        return ChangeReader(self, msgspec.convert(split.payload["tables"], Tables), position)
+
+    def drop(self) -> None:
+        """Remove the slot and the publication, for good: no checkpoint can be restored then.
+
+        Raises:
+            StoreUnavailable: the server does not answer, or a job still reads from the slot.
+        """
+        with closing(self.dsn.connect()) as db, self.dsn.translated():
+            if db.execute(_ACTIVE, (self.slot,)).fetchone() is not None:
+                db.execute("select pg_drop_replication_slot(%s)", (self.slot,))
+            db.execute(f"drop publication if exists {_name(self.publication)}")
+
+    def _publish(self, db: Connection, tables: Tables) -> None:
+        found = {row[0] for row in db.execute(_PUBLISHED, (self.publication,)).fetchall()}
+        missing = [table.name for table in tables if table.name not in found]
+        exists = db.execute(
+            "select 1 from pg_publication where pubname = %s", (self.publication,)
+        ).fetchone()
+        if exists is None:
+            names = ", ".join(quoted(table.name) for table in tables)
+            db.execute(f"create publication {_name(self.publication)} for table {names}")
+        elif missing:
+            raise ConfigError(
+                f"the publication {self.publication} leaves out {', '.join(missing)}"
+            ).hint("alter publication ... add table ..., or name another publication")
+
+
+class ChangeReader(SplitReader):
+    """Reads the snapshot, then the log; whichever breaks off is begun again from its position."""
+
+    def __init__(self, source: PostgresChanges, tables: Tables, position: Any) -> None:
+        self._source = source
+        self._tables = tables
+        self._lsn: int | None = None if position is None else position["lsn"]
+        self._skip: int = 0 if position is None else position["skip"]
+        plain = {} if position is None else position["read"]
+        if position is None and source.snapshot:
+            plain = {table.name: [] for table in tables}
+        self._read = {name: Ranges.from_plain(ranges) for name, ranges in plain.items()}
+        self._reader: SnapshotReader | StreamReader | None = None
+        self._is_first = True
+        self._patience = Patience(source.retry_timeout_ms)
+
+    def read(self, limit: int) -> Batch:
+        """Return what has come, if anything has.
+
+        Raises:
+            StoreUnavailable: the server has been away for ``retry_timeout``.
+            RestoreError: the slot no longer keeps what comes next.
+        """
+        if self._patience.wait_ms:
+            return Batch([])
+        try:
+            values = self._read_on(limit)
+        except StoreUnavailable:
+            self.close()
+            if not self._patience.may_go_on():
+                raise
+            return Batch([])
+        if values or isinstance(self._reader, StreamReader):
+            self._patience.succeeded()
+        return Batch(values)
+
+    def position(self) -> dict[str, Any] | None:
+        self._take_over()
+        if self._lsn is None:
+            return None  # The slot has not been made, or nobody knows where it begins.
+        read = {name: ranges.to_plain() for name, ranges in self._read.items()}
+        return {"lsn": self._lsn, "skip": self._skip, "read": read}
+
+    def wait_ms(self) -> int:
+        return max(WAIT_MS, self._patience.wait_ms)
+
+    def committed(self, position: Any) -> None:
+        """Let the server forget its log up to ``position``; it is told with the next message."""
+        if position is not None and isinstance(self._reader, StreamReader):
+            self._reader.committed(position["lsn"])
+
+    def close(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    def _read_on(self, limit: int) -> list[Change]:
+        if self._reader is None:
+            self._reader = self._open()
+        values = self._reader.read(limit)
+        self._take_over()
+        if isinstance(self._reader, SnapshotReader) and self._reader.is_finished:
+            self.close()
+        return values
+
+    def _open(self) -> SnapshotReader | StreamReader:
+        source, is_first = self._source, self._is_first
+        if is_first:
+            # Who has it now is an attempt before this one, or a life of the job that is over.
+            _release_slot(source, is_fresh=self._lsn is None)
+            self._is_first = False
+        elif self._lsn is None:
+            _release_slot(source, is_fresh=True)
+        unread = [table for table in self._tables if not self._is_read(table.name)]
+        if self._lsn is None or unread:
+            return SnapshotReader(source.dsn, source.slot, unread, self._read, self._lsn)
+        return StreamReader(
+            source.dsn, (source.slot, source.publication), self._tables, self._read,
+            (self._lsn, self._skip),
+        )  # fmt: skip
+
+    def _is_read(self, table: str) -> bool:
+        return table not in self._read or self._read[table].is_whole
+
+    def _take_over(self) -> None:
+        if self._reader is not None:
+            self._lsn, self._skip = self._reader.place()
+
+
+def _check_server(db: Connection) -> None:
+    found = db.execute("show wal_level").fetchone()
+    if found is None or found[0] != "logical":
+        raise ConfigError(f"the server's wal_level is {found and found[0]}").hint(
+            "alter system set wal_level = logical, and restart the server"
+        )
+
+
+def _release_slot(source: PostgresChanges, *, is_fresh: bool) -> None:
+    """End whoever reads from the slot; at a fresh start, remove it."""
+    with closing(source.dsn.connect()) as db, source.dsn.translated(f"slot {source.slot}"):
+        found = db.execute(_ACTIVE, (source.slot,)).fetchone()
+        if found is None:
+            return
+        if found[0] is not None:
+            db.execute("select pg_terminate_backend(%s)", (found[0],))
+        if is_fresh:
+            db.execute("select pg_drop_replication_slot(%s)", (source.slot,))
+
+
+def _name(publication: str) -> str:
+    return '"' + publication.replace('"', '""') + '"'

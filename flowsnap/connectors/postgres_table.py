@@ -1,0 +1,257 @@
+"""A table of PostgreSQL that is only added to, read by a column that only grows.
+
+Rows become visible when their transaction commits, which is not the order of their numbers: a row
+with a lower number may appear after one with a higher. Who reads on from the highest number seen
+loses it. So this source reads up to a number only when nobody can come below it any more: it notes
+the highest number, and *after that* who is writing into the table (they hold a lock on it, which
+anybody may see); once all of these have ended, every row up to the number is there, or never will
+be. Nothing is locked for that, and no writer waits.
+
+That holds for numbers that are given when a row is inserted, in ascending order: identity columns,
+``serial``, sequences without a cache. It does not for a column that is filled in before, such as a
+time of the client, nor for rows that are updated: for those take ``PostgresChanges``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
+
+from flowsnap.config import Duration, duration_ms
+from flowsnap.connectors.patience import Patience
+from flowsnap.connectors.postgres_session import Connection, Dsn
+from flowsnap.connectors.postgres_tables import Values
+from flowsnap.connectors.postgres_wire import Answer, Wire
+from flowsnap.connectors.table import quoted
+from flowsnap.core.element import Batch
+from flowsnap.core.operator import Source, Split, SplitReader
+from flowsnap.errors import ConfigError, OutputRefused, StoreUnavailable
+
+ASK_AGAIN_MS = 5
+
+Place = tuple[str, ...]
+"""The values of the columns that only grow, as text."""
+
+_COLUMNS = """
+    select array(select a.attname::text from pg_attribute a where a.attrelid = to_regclass(%s)
+        and a.attnum > 0 and not a.attisdropped order by a.attnum),
+    array(select array_to_string(array(select a.attname::text from pg_attribute a
+            where a.attrelid = i.indrelid and a.attnum = any (i.indkey) and a.attnotnull), chr(1))
+        from pg_index i where i.indrelid = to_regclass(%s) and i.indisunique
+        and i.indpred is null and i.indexprs is null)
+"""
+
+_WRITERS = """
+    array(select virtualtransaction from pg_locks where locktype = 'relation' and granted
+        and database = (select oid from pg_database where datname = current_database())
+        and relation = to_regclass({table}) and pid is distinct from pg_backend_pid() and mode in
+        ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))
+"""
+
+
+class PostgresTable(Source):
+    """The rows of a table that is added to, as dicts, in the order of ``by``: each once.
+
+    ``by`` is a column, or several, that grow with every row and that a unique index is on.
+    ``columns`` are what is read, by default all. ``bounded``: up to what is there when the job is
+    submitted; else the table is asked for more every ``poll_interval``. While the server is away it
+    is asked again with back-off, for ``retry_timeout``; then the attempt fails.
+
+    Raises:
+        ConfigError: a setting is wrong, or psycopg is not installed.
+    """
+
+    discovers = False
+
+    def __init__(
+        self,
+        dsn: str,
+        table: str,
+        *,
+        by: str | Sequence[str],
+        columns: Sequence[str] = (),
+        bounded: bool = False,
+        poll_interval: Duration = "1s",
+    ) -> None:
+        self.dsn = Dsn(dsn)
+        self.table = table
+        self.by = (by,) if isinstance(by, str) else tuple(by)
+        self.columns = tuple(columns)
+        self.bounded = bounded
+        self.poll_interval_ms = duration_ms(poll_interval, "poll_interval")
+        self.retry_timeout_ms = 60_000
+        if not self.by:
+            raise ConfigError("by: no column is named")
+
+    def splits(self, parallelism: int) -> list[Split]:
+        """Return one split, the table; with its end, where it is bounded.
+
+        Raises:
+            ConfigError: the table is missing, or ``by`` is not unique in it.
+        """
+        try:
+            with closing(self.dsn.connect()) as db, self.dsn.translated():
+                columns = self._checked(db)
+                end = self._end(db) if self.bounded else None
+        except (StoreUnavailable, OutputRefused) as error:
+            raise ConfigError(f"{self.table} cannot be read: {error}") from error
+        return [Split(self.table, {"columns": columns, "end": end})]
+
+    def open_split(self, split: Split, position: Any) -> TableReader:
+        return TableReader(self, split, position)
+
+    def places(self) -> str:
+        """Return the columns that grow as the server's text."""
+        return ", ".join(f"format('%s', {quoted(name)})" for name in self.by)
+
+    def order(self, direction: str) -> str:
+        """Return how rows are ordered."""
+        return ", ".join(f"{quoted(name)} {direction}" for name in self.by)
+
+    def _checked(self, db: Connection) -> list[str]:
+        name = quoted(self.table)
+        found = db.execute(_COLUMNS, (name, name)).fetchone()
+        columns, indexes = found if found is not None else ([], [])
+        if not columns:
+            raise ConfigError(f"the table {self.table} does not exist")
+        strange = [one for one in (*self.by, *self.columns) if one not in columns]
+        if strange:
+            raise ConfigError(f"the table {self.table} has no column {strange[0]!r}").hint(
+                f"it has {', '.join(columns)}"
+            )
+        if not any(index and set(index.split("\1")) <= set(self.by) for index in indexes):
+            raise ConfigError(f"by: {', '.join(self.by)} is not unique in {self.table}").hint(
+                "rows of the same number could be lost: make it the primary key, or add the "
+                "primary key to by"
+            )
+        return list(self.columns or columns)
+
+    def _end(self, db: Connection) -> list[str]:
+        query = f"select {self.places()} from {quoted(self.table)} order by {self.order('desc')}"
+        found = db.execute(f"{query} limit 1".replace("%", "%%"), ()).fetchone()
+        return [] if found is None else list(found)
+
+
+class TableReader(SplitReader):
+    """Asks who writes, waits until they have ended, and reads what is settled; then again."""
+
+    def __init__(self, source: PostgresTable, split: Split, position: Any) -> None:
+        self._source = source
+        self._columns: list[str] = split.payload["columns"]
+        self._end = None if split.payload["end"] is None else Place(split.payload["end"])
+        self._last: Place | None = None if position is None else Place(position)
+        self._settled: Place | None = None  # up to where rows may be read
+        self._noted: Place | None = None  # up to where, once those who write have ended
+        self._writers: frozenset[str] | None = None
+        self._values = Values()
+        self._wire: Wire | None = None
+        self._question = ""
+        self._wait_ms = 0
+        self._patience = Patience(source.retry_timeout_ms)
+
+    def read(self, limit: int) -> Batch | None:
+        """Return the next rows; None at the end, if there is one.
+
+        Raises:
+            StoreUnavailable: the server has been away for a minute.
+        """
+        if self._end is not None and (self._last or ()) == self._end:
+            return None
+        if self._patience.wait_ms:
+            return Batch([])
+        try:
+            return Batch(self._read_on(limit))
+        except StoreUnavailable:
+            self.close()
+            if not self._patience.may_go_on():
+                raise
+            return Batch([])
+
+    def position(self) -> list[str] | None:
+        return None if self._last is None else list(self._last)
+
+    def wait_ms(self) -> int:
+        return max(self._wait_ms, self._patience.wait_ms)
+
+    def close(self) -> None:
+        """Close the connection, and forget what it was asked."""
+        wire, self._wire = self._wire, None
+        self._question, self._writers, self._settled = "", None, None
+        if wire is not None:
+            wire.close()
+
+    def _read_on(self, limit: int) -> list[dict[str, Any]]:
+        if self._wire is None:
+            self._wire = Wire(self._source.dsn, replication=False)
+        if not self._question:
+            self._ask(self._wire, limit)
+        answer = self._wire.answer()
+        self._wait_ms = ASK_AGAIN_MS
+        if answer is None:
+            return []
+        self._patience.succeeded()
+        question, self._question = self._question, ""
+        if question == "rows":
+            return self._take_rows(answer, limit)
+        self._take_writers(answer)
+        return []
+
+    def _ask(self, wire: Wire, limit: int) -> None:
+        name = wire.literal(quoted(self._source.table)).decode()
+        writers = _WRITERS.format(table=name)
+        table, places = quoted(self._source.table), self._source.places()
+        if self._settled is not None:
+            self._question = "rows"
+            wire.ask(self._select(wire, limit))
+        else:
+            self._question = "writers"
+            newest = f"select {places} from {table} order by {self._source.order('desc')} limit 1"
+            wire.ask(f"select {writers}, newest.* from (select 1) one left join ({newest}) newest "
+                     "on true".encode())  # fmt: skip
+
+    def _select(self, wire: Wire, limit: int) -> bytes:
+        assert self._settled is not None
+        names = ", ".join(map(quoted, self._source.by))
+        bound = f"({names}) <= ({self._literals(wire, self._settled)})"
+        if self._last is not None:
+            bound += f" and ({names}) > ({self._literals(wire, self._last)})"
+        columns = ", ".join(map(quoted, self._columns))
+        return (
+            f"select {self._source.places()}, {columns} from {quoted(self._source.table)} "
+            f"where {bound} order by {self._source.order('asc')} limit {limit}"
+        ).encode()
+
+    @staticmethod
+    def _literals(wire: Wire, place: Place) -> str:
+        return ", ".join(wire.literal(part).decode() for part in place)
+
+    def _take_rows(self, answer: Answer, limit: int) -> list[dict[str, Any]]:
+        width = len(self._source.by)
+        if answer.rows:
+            self._last = Place((value or b"").decode() for value in answer.rows[-1][:width])
+        if len(answer.rows) < limit:
+            # All that is settled has been read; that the last row was there is known.
+            self._last, self._settled = self._settled, None
+            self._wait_ms = 0 if answer.rows else self._source.poll_interval_ms
+        load, oids = self._values.load, answer.type_oids[width:]
+        return [
+            dict(zip(self._columns, map(load, row[width:], oids), strict=True))
+            for row in answer.rows
+        ]
+
+    def _take_writers(self, answer: Answer) -> None:
+        writers, *newest = ((value or b"").decode() for value in answer.rows[0])
+        holding = frozenset(filter(None, writers.strip("{}").split(",")))
+        if self._writers is None:
+            self._writers = holding
+            self._noted = self._end or (Place(newest) if answer.rows[0][1] is not None else None)
+        # A prepared transaction has another name than while it was running.
+        left = {one for one in holding if one in self._writers or one.startswith("-1/")}
+        if left:
+            return
+        self._writers = None
+        if self._noted is None or self._noted == self._last:
+            self._wait_ms = self._source.poll_interval_ms
+        else:
+            self._settled = self._noted

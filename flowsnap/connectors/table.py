@@ -1,0 +1,213 @@
+"""A table as a sink: what SQLite and PostgreSQL have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
+
+from flowsnap.config import Duration, Size
+from flowsnap.connectors.epoch_log import INLINE_BYTES, EpochLogSink
+from flowsnap.connectors.rows import Convert, RowMaker, Unfit, to_plain
+from flowsnap.core.operator import SinkContext, Submission
+from flowsnap.errors import ConfigError
+
+Existing = Literal["append", "replace", "error"]
+
+MARKERS = "flowsnap_epochs"
+"""The table of the markers: the highest checkpoint applied, by run, operator and subtask."""
+
+FENCES = "flowsnap_fences"
+"""The table of the fences: the newest attempt, by run and operator."""
+
+
+class TableSettings(TypedDict, total=False):
+    """What a table can be told; see ``TableSink`` and ``EpochLogSink``."""
+
+    columns: Sequence[str] | Mapping[str, str] | None
+    key: str | Sequence[str] | None
+    existing: Existing
+    repeats: bool
+    retry_timeout: Duration
+    inline_bytes: Size
+
+
+class Found(NamedTuple):
+    """A table as it is: its columns, the columns of each unique index, whether it holds rows."""
+
+    columns: list[str]
+    unique: list[frozenset[str]]
+    is_empty: bool
+
+
+class TableSink(EpochLogSink):
+    """Rows of a table, exactly-once, by the epoch log.
+
+    ``columns`` are the columns that records have values for; by default all of the table. A mapping
+    of columns to SQL types has the table made where it is missing. With ``key``, columns that a
+    unique index is on, a row replaces the one of the same key; else rows are added.
+
+    ``existing`` says what to do with a table that holds rows when the job starts without a
+    checkpoint: ``"append"`` leaves them, ``"replace"`` removes them, ``"error"`` refuses.
+
+    A job that goes back to an older checkpoint writes again what came after it. Files can be taken
+    away then, rows can't: where there is no key to replace them by, going back is refused, unless
+    ``repeats`` allows it.
+    """
+
+    def __init__(self, table: str, **settings: Unpack[TableSettings]) -> None:
+        strange = sorted(set(settings) - TableSettings.__annotations__.keys())
+        if strange:
+            raise ConfigError(f"{strange[0]!r} is no setting of a table").hint(
+                f"there are {', '.join(TableSettings.__annotations__)}"
+            )
+        super().__init__(
+            retry_timeout=settings.get("retry_timeout", "60s"),
+            inline_bytes=settings.get("inline_bytes", INLINE_BYTES),
+        )
+        columns, existing = settings.get("columns"), settings.get("existing", "append")
+        if existing not in get_args(Existing):
+            raise ConfigError(f"existing: {existing!r} is not known").hint(
+                'write "append", "replace" or "error"'
+            )
+        self.table = _named(table, "table")
+        self.types = dict(columns) if isinstance(columns, Mapping) else {}
+        self.columns = tuple(_named(column, "columns") for column in _as_names(columns))
+        self.key = tuple(_named(column, "key") for column in _as_names(settings.get("key")))
+        self.existing = existing
+        self.repeats = settings.get("repeats", False)
+        self._check_key()
+
+    # --- what a subclass says -----------------------------------------------------------------
+
+    row_type = tuple
+
+    def convert_column(self, column: str) -> Convert:
+        """Return what makes a plain value of one that is none, or raises TypeError."""
+        return to_plain
+
+    def create(self) -> None:
+        """Make the table of ``self.types``, where it is missing, and the two of the markers."""
+        raise NotImplementedError(f"{type(self).__name__}.create")
+
+    def find(self) -> Found | None:
+        """Return what the table is, or None where there is none."""
+        raise NotImplementedError(f"{type(self).__name__}.find")
+
+    def empty(self) -> None:
+        """Remove all rows of the table."""
+        raise NotImplementedError(f"{type(self).__name__}.empty")
+
+    def newest_applied(self, run_ids: Sequence[str], operator: str) -> int:
+        """Return the highest checkpoint applied of these runs; 0 where there is none."""
+        raise NotImplementedError(f"{type(self).__name__}.newest_applied")
+
+    # --- what the engine calls ----------------------------------------------------------------
+
+    def on_submit(self, submission: Submission) -> None:
+        """Check the table, make what is missing, and deal with what it holds."""
+        super().on_submit(submission)
+        try:
+            self.create()
+            self._settle(submission)
+        finally:
+            self.disconnect()
+
+    def open(self, context: SinkContext) -> None:
+        super().open(context)
+        self._rows = RowMaker({column: self.convert_column(column) for column in self.columns})
+
+    def to_rows(self, values: list[Any]) -> list[Any]:
+        try:
+            return self._rows.rows(values)
+        except Unfit as error:
+            record = f"record {error.index + 1} of a batch of {len(values)}"
+            raise self.refused(record, str(error)).hint(
+                f"map records to the columns {', '.join(self.columns)} before the sink"
+            ) from error
+
+    def _settle(self, submission: Submission) -> None:
+        found = self.find()
+        if found is None:
+            raise ConfigError(f"the table {self.table} does not exist").hint(
+                'create it, or have it created: columns={"word": "text", "count": "bigint"}'
+            )
+        self._check_columns(found)
+        if submission.is_fresh:
+            self._start_over(found)
+        elif submission.restored_from is not None and not (self.key or self.repeats):
+            self._check_no_repeats(submission, submission.restored_from)
+
+    def _check_columns(self, found: Found) -> None:
+        self.columns = self.columns or tuple(found.columns)
+        strange = [name for name in (*self.columns, *self.key) if name not in found.columns]
+        if strange:
+            raise ConfigError(f"the table {self.table} has no column {strange[0]!r}").hint(
+                f"it has {', '.join(found.columns)}"
+            )
+        self._check_key()
+        if self.key and frozenset(self.key) not in found.unique:
+            raise ConfigError(
+                f"the table {self.table} has no unique index on {', '.join(self.key)}"
+            ).hint("a row replaces another by its key: make it the primary key, or unique")
+
+    def _check_key(self) -> None:
+        missing = [name for name in self.key if self.columns and name not in self.columns]
+        if missing:
+            raise ConfigError(f"key: {missing[0]!r} is not one of the columns")
+
+    def _start_over(self, found: Found) -> None:
+        if self.existing == "replace":
+            self.empty()
+        elif self.existing == "error" and not found.is_empty:
+            raise ConfigError(f"the table {self.table} holds rows already").hint(
+                'write into another one, or choose: existing="append" leaves them there, '
+                'existing="replace" removes them'
+            )
+
+    def _check_no_repeats(self, submission: Submission, restored: int) -> None:
+        runs = (submission.run_id, *submission.former_run_ids)
+        newest = self.newest_applied(runs, submission.operator)
+        if newest > restored:
+            raise ConfigError(
+                f"the table {self.table} holds the output of checkpoint {newest}, and the job goes "
+                f"back to {restored}: what came between would be there twice"
+            ).hint("remove those rows and pass repeats=True, or give the table a key")
+
+
+def _named(name: object, what: str) -> str:
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ConfigError(f"{what}: {name!r} is not a name")
+    return name
+
+
+def _as_names(names: Iterable[str] | str | None) -> list[str]:
+    return [names] if isinstance(names, str) else list(names or ())
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL writes it, with the schema before a dot apart."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
+
+
+def placeholders(count: int, mark: str) -> str:
+    """Return ``count`` marks for values, in parentheses."""
+    return f"({', '.join([mark] * count)})"
+
+
+def create_table(table: str, types: Mapping[str, str], key: Sequence[str]) -> str:
+    """Return the statement that makes a table where it is missing; types are taken as given."""
+    columns = [f"{quoted(name)} {kind}" for name, kind in types.items()]
+    primary = [f"primary key ({', '.join(map(quoted, key))})"] if key else []
+    return f"create table if not exists {quoted(table)} ({', '.join([*columns, *primary])})"
+
+
+def on_conflict(columns: Sequence[str], key: Sequence[str]) -> str:
+    """Return the end of an insert that replaces the row of the same key; nothing without one."""
+    if not key:
+        return ""
+    names = ", ".join(map(quoted, key))
+    others = [quoted(name) for name in columns if name not in key]
+    if not others:
+        return f" on conflict ({names}) do nothing"
+    changes = ", ".join(f"{name} = excluded.{name}" for name in others)
+    return f" on conflict ({names}) do update set {changes}"

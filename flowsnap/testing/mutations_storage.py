@@ -1,0 +1,176 @@
+"""Mutants: what is durable when, what is deleted, and what is listed again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flowsnap.core import retention
+from flowsnap.core.registry import SharedFiles
+from flowsnap.errors import StorageError
+from flowsnap.runtime.recovery import Recovery
+from flowsnap.runtime.snapshot import Snapshotter
+from flowsnap.storage import job_store
+from flowsnap.storage.directory import DirectoryStore
+from flowsnap.storage.job_store import JobStore
+from flowsnap.testing.disk_files import DiskFileSystem
+from flowsnap.testing.mutants import Patch, mutant
+
+
+@mutant("C8")
+def files_without_sync(patch: Patch) -> None:
+    """No file is synced."""
+    patch.set(DiskFileSystem, "fsync", lambda self, descriptor: None)
+
+
+@mutant("C4", "C6", "C7", "C8")
+def names_without_sync(patch: Patch) -> None:
+    """No directory is synced."""
+    patch.set(DiskFileSystem, "fsync_directory", lambda self, path: None)
+
+
+@mutant("C8")
+def manifest_of_files_whose_names_are_not_synced(patch: Patch) -> None:
+    """The directory of shared files is not synced before the manifest lists them."""
+    original = DiskFileSystem.fsync_directory
+
+    def fsync_directory(self: DiskFileSystem, path: Any) -> None:
+        if path.name != "shared":
+            original(self, path)
+
+    patch.set(DiskFileSystem, "fsync_directory", fsync_directory)
+
+
+@mutant("C8")
+def manifest_that_is_written_in_place(patch: Patch) -> None:
+    """The manifest has its name before it has its content."""
+    original = DirectoryStore.create
+
+    def create(self: DirectoryStore, name: str, data: bytes, **settings: Any) -> bool:
+        if not name.endswith(retention.MANIFEST):
+            return original(self, name, data, **settings)
+        descriptor = self._filesystem.create(self._path(name))
+        self._filesystem.write(descriptor, data)
+        self._filesystem.fsync(descriptor)
+        self._filesystem.close(descriptor)
+        return True
+
+    patch.set(DirectoryStore, "create", create)
+
+
+@mutant("C4")
+def manifests_that_are_not_secured(patch: Patch) -> None:
+    """A restored checkpoint may be one whose name is not durable."""
+    patch.set(JobStore, "secure", lambda self, checkpoint_id: None)
+
+
+@mutant("C8")
+def collection_that_forgets_what_is_kept(patch: Patch) -> None:
+    """Files are deleted that only the newest checkpoint does not list."""
+    original = retention.collect
+
+    def collect(manifests: Any, pending_paths: Any, stored: Any) -> list[str]:
+        return original(manifests[-1:], pending_paths, stored)
+
+    patch.set(retention, "collect", collect)
+
+
+@mutant("C6", "C8")
+def collection_that_ignores_what_is_under_way(patch: Patch) -> None:
+    """Files are deleted that a checkpoint under way has just stored."""
+    original = retention.collect
+
+    def collect(manifests: Any, pending_paths: Any, stored: Any) -> list[str]:
+        return original(manifests, (), stored)
+
+    patch.set(retention, "collect", collect)
+    # The writer's last look would stand in for it.
+    patch.set(JobStore, "_check_files", lambda self, manifest: None)
+
+
+@mutant("C8")
+def files_that_go_before_their_manifest(patch: Patch) -> None:
+    """A checkpoint that is given up loses its files first, and its manifest is not synced away."""
+    original = retention.collect
+    patch.set(JobStore, "_settle", lambda self, names: None)
+    patch.set(retention, "collect", lambda *parts: list(reversed(original(*parts))))
+    delete = DirectoryStore.delete
+    patch.set(
+        DirectoryStore,
+        "delete",
+        lambda self, name, *, is_durable=True: delete(self, name, is_durable=False),
+    )
+
+
+@mutant("C8", "C0", "C12")
+def files_of_a_checkpoint_that_may_be_aborted(patch: Patch) -> None:
+    """A file is listed again although the checkpoint that stored it is not complete."""
+    original = SharedFiles.used
+
+    def used(self: SharedFiles, checkpoint_id: Any, handles: Any) -> None:
+        original(self, checkpoint_id, handles)
+        self._committed = self._committed | self._used.get(checkpoint_id, {})
+
+    patch.set(SharedFiles, "used", used)
+    patch.set(JobStore, "_check_files", lambda self, manifest: None)
+
+
+@mutant("C3", "C4", "C5", "C0", "C12")
+def files_that_are_known_by_name(patch: Patch) -> None:
+    """A file is taken for the one that an older checkpoint stored, because its name is the same."""
+
+    def lookup(self: SharedFiles, name: str, sha256: str) -> Any:
+        return next((h for (own, _), h in self._committed.items() if own == name), None)
+
+    patch.set(SharedFiles, "lookup", lookup)
+
+
+@mutant("C4", "C6", "C8")
+def unknown_outcome_that_is_taken_for_a_failure(patch: Patch) -> None:
+    """When nobody knows whether the manifest is durable, the checkpoint is aborted."""
+    original = Recovery.write_manifest
+
+    def write_manifest(self: Recovery, manifest: Any) -> None:
+        try:
+            original(self, manifest)
+        except StorageError as error:
+            raise StorageError(str(error)) from error
+
+    patch.set(Recovery, "write_manifest", write_manifest)
+
+
+@mutant("C3", "C5")
+def state_that_is_read_after_the_barrier(patch: Patch) -> None:
+    """The snapshot holds a reference to the state, which the next records change."""
+    from flowsnap.testing.state import SharedFilesBackend, SharedFilesPersist  # noqa: PLC0415
+
+    freeze, step = SharedFilesBackend.freeze, SharedFilesPersist.step
+
+    def keep_reference(self: Any) -> Any:
+        persist = freeze(self)
+        persist.late = self
+        return persist
+
+    def read_late(self: Any) -> bool:
+        if not self.files:
+            self._rows = list(self.late._rows())
+        return step(self)
+
+    patch.set(SharedFilesBackend, "freeze", keep_reference)
+    patch.set(SharedFilesPersist, "step", read_late)
+
+
+@mutant("C3", "C5", "C8", "C0")
+def acknowledgement_of_files_that_are_not_stored(patch: Patch) -> None:
+    """A task acknowledges when its files are written, and not when they are in the store."""
+    original = Snapshotter._store_files
+
+    def store_files(self: Any, pending: Any, persist: Any) -> Any:
+        put_file = DirectoryStore.put_file
+        DirectoryStore.put_file = lambda *arguments: None  # type: ignore[method-assign]
+        try:
+            return original(self, pending, persist)
+        finally:
+            DirectoryStore.put_file = put_file  # type: ignore[method-assign]
+
+    patch.set(Snapshotter, "_store_files", store_files)
+    patch.set(job_store.JobStore, "_check_files", lambda self, manifest: None)

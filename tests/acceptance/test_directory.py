@@ -1,0 +1,140 @@
+"""The job directory: who may have it, what is left over in it, and what of it is not ours."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.processes import Run, flat, is_gone, listening, shared_memory, until
+from tests.acceptance.rest import finish, rerun_until_done
+
+pytestmark = pytest.mark.slow
+Told = Callable[[str, object], None]
+REFUSED_S = 6.0  # two seconds of our own, and an interpreter's start on a busy machine
+
+
+@pytest.mark.fault("F7", promise="P5 P7", oracles="O3 O6")
+@pytest.mark.fault("F31", promise="P2 P7", oracles="O3 O7")
+def test_a_second_job_manager_is_refused_at_once_and_told_who_is_there(tmp_path: Path) -> None:
+    first = Run(tmp_path, "--workers", "2", "--arg", "rate=3000")
+    until(first.checkpoints, "a checkpoint")
+
+    begun = time.monotonic()
+    code, text = Run(tmp_path, "--workers", "2").wait()
+    took_s = time.monotonic() - begun
+
+    said = flat(text)
+    assert code == 2, text
+    assert took_s < REFUSED_S
+    assert f"is in use by process {first.process.pid} on {os.uname().nodename} since" in said
+    assert "stop that job first" in said
+    finish(first)
+
+
+@pytest.mark.fault("F7", promise="P7", oracles="O3 O7")
+@pytest.mark.fault("F31", promise="P1 P2 P7", oracles="O3 O7")
+def test_the_lock_of_a_dead_job_manager_falls_to_the_next(tmp_path: Path) -> None:
+    first = Run(tmp_path, "--workers", "2")
+    until(first.checkpoints, "a checkpoint")
+
+    first.kill()
+    first.wait()
+
+    assert "restored from checkpoint" in rerun_until_done(tmp_path)
+
+
+OURS = {
+    "checkpoints/.tmp-0123456789abcdef": "half",
+    "checkpoints/00000900/counts.0/CURRENT": "of a checkpoint without manifest",
+    "shared/00000001-00000900-0123456789abcdef.sst": "of nobody",
+    "work/00000077/counts.0/000001.sst": "local state",
+}
+FOREIGN = {
+    "notes.txt": "mine",
+    "checkpoints/readme": "mine",
+    "checkpoints/00000002/holiday.jpg": "mine",
+    "shared/backup.sst": "mine",
+    "shared/.hidden": "mine",
+}
+
+
+@pytest.mark.fault("F30", promise="P6 P7", oracles="O3 O4")
+def test_leftovers_of_ours_are_removed_and_foreign_files_are_not_touched(
+    tmp_path: Path, record_property: Told
+) -> None:
+    first = Run(tmp_path, "--workers", "2")
+    until(lambda: len(first.checkpoints()) >= 2, "two checkpoints")
+    first.kill()
+    first.wait()
+    root = first.state / "per-user"
+    for name, text in {**OURS, **FOREIGN}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    (root / "shared" / "link").symlink_to(tmp_path)
+
+    rerun_until_done(tmp_path)
+
+    record_property("files planted", len(OURS) + len(FOREIGN) + 1)
+    assert [name for name in OURS if (root / name).exists()] == []
+    assert {name: (root / name).read_text() for name in FOREIGN} == FOREIGN
+    assert (root / "shared" / "link").is_symlink()
+
+
+@pytest.mark.fault("F30", promise="P6 P8", oracles="O4 O8")
+def test_a_job_has_no_port_and_no_shared_memory_and_leaves_no_file_behind(tmp_path: Path) -> None:
+    scratch = tmp_path / "t"
+    scratch.mkdir()
+    run = Run(tmp_path, "--workers", "2", scratch=scratch)
+    until(lambda: run.checkpoints() and len(run.workers()) == 2, "a checkpoint")
+    everybody = [run.process.pid, *run.workers()]
+    ports, mapped = listening(everybody), shared_memory(everybody)
+
+    finish(run)
+
+    assert (ports, mapped) == ([], [])
+    assert {f.kind for f in run.directory().verify()} == {"ok"}
+    assert list((run.state / "per-user" / "work").iterdir()) == []
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.fault("F4", promise="P1 P2 P4", oracles="O3 O7")
+def test_a_job_manager_that_dies_three_times_during_recovery_gets_on_at_the_fourth(
+    tmp_path: Path, record_property: Told
+) -> None:
+    first = Run(tmp_path, "--workers", "2")
+    until(lambda: len(first.checkpoints()) >= 2, "two checkpoints")
+    first.kill()
+    first.wait()
+
+    points = ("rs.attempt_persisted", "rs.manifest_read", "rs.attempt_persisted")
+    for point in points:
+        died = Run(tmp_path, "--workers", "2", failpoints=f"{point}=kill")
+        died.wait()
+        assert died.process.returncode == -signal.SIGKILL
+
+    record_property("crashes", 1 + len(points))
+    assert "attempt 5 runs per-user" in rerun_until_done(tmp_path)
+
+
+@pytest.mark.fault("F4", promise="P1 P2 P4 P6", oracles="O3 O4")
+@pytest.mark.parametrize("point", ["rs.files_verified", "rs.state_opened", "rs.recommitted"])
+def test_a_worker_that_dies_while_it_restores_is_replaced_again(
+    tmp_path: Path, point: str, record_property: Told
+) -> None:
+    first = Run(tmp_path, "--workers", "2")
+    until(lambda: len(first.checkpoints()) >= 2, "two checkpoints")
+    workers = first.workers()
+    first.kill()
+    first.wait()
+    until(lambda: all(map(is_gone, workers)), "the workers to follow")
+
+    again = Run(tmp_path, "--workers", "2", failpoints=f"{point}=kill,worker=0")
+    text = finish(again)
+
+    record_property("crashes", 2)
+    assert "was killed by SIGKILL" in text

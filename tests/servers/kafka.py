@@ -1,0 +1,278 @@
+"""A real Kafka broker for the tests: Apache Kafka in KRaft mode, shared by all who test at once.
+
+``broker()`` gives its address, and starts it where it does not run. Maven resolves the jars, once;
+java runs them, under a process of ours that ends the broker when nobody holds ``users.lock`` any
+more. The kernel lets go of a lock when its process dies, however it dies: no broker is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent / "kafka"
+START_S = 120
+HOW = "install Java 17 and Maven (apt install openjdk-17-jre-headless maven), then run again"
+JAVA = ("java", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp")
+SETTINGS = {
+    "process.roles": "broker,controller",
+    "node.id": 1,
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+    "auto.create.topics.enable": "false",
+    "offsets.topic.num.partitions": 1,
+    "offsets.topic.replication.factor": 1,
+    "transaction.state.log.num.partitions": 1,
+    "transaction.state.log.replication.factor": 1,
+    "transaction.state.log.min.isr": 1,
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": 500,
+    "group.initial.rebalance.delay.ms": 0,
+    "log.cleaner.dedupe.buffer.size": 2 << 20,
+}
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A running broker; ``servers`` is what clients are told."""
+
+    servers: str
+
+    def topic(self, partitions: int = 1, **settings: Any) -> str:
+        """Make a topic that nobody else has, and return its name."""
+        from confluent_kafka.admin import NewTopic
+
+        name = f"t-{uuid.uuid4().hex[:12]}"
+        config = {key.replace("_", "."): str(value) for key, value in settings.items()}
+        new = NewTopic(name, num_partitions=partitions, replication_factor=1, config=config)
+        self.admin().create_topics([new])[name].result(30)
+        return name
+
+    def grow(self, topic: str, partitions: int) -> None:
+        """Add partitions to a topic until it has so many."""
+        from confluent_kafka.admin import NewPartitions
+
+        self.admin().create_partitions([NewPartitions(topic, partitions)])[topic].result(30)
+
+    def forget(self, topic: str, partition: int, before: int) -> None:
+        """Delete the records of a partition below an offset, as retention does."""
+        from confluent_kafka import TopicPartition
+
+        wanted = TopicPartition(topic, partition, before)
+        for future in self.admin().delete_records([wanted]).values():
+            future.result(30)
+
+    def remove(self, topic: str) -> None:
+        """Delete a topic."""
+        self.admin().delete_topics([topic])[topic].result(30)
+
+    def write(self, topic: str, values: Sequence[bytes | None], partition: int = 0) -> None:
+        """Append records to a partition; they are there when this returns."""
+        from confluent_kafka import Producer
+
+        producer = Producer({"bootstrap.servers": self.servers, "linger.ms": 0})
+        for value in values:
+            producer.produce(topic, value, partition=partition)
+        assert producer.flush(30) == 0
+
+    def read(self, topic: str, *, isolation: str = "read_committed") -> list[Any]:
+        """Return the messages that are in a topic, partition after partition."""
+        return [
+            message for _, messages in self._partitions(topic, isolation) for message in messages
+        ]
+
+    def _partitions(self, topic: str, isolation: str) -> Iterator[tuple[int, list[Any]]]:
+        from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.servers,
+                "group.id": "tests",
+                "enable.partition.eof": True,
+                "enable.auto.commit": False,
+                "isolation.level": isolation,
+                "fetch.wait.max.ms": 20,
+            }
+        )
+        with contextlib.closing(consumer):
+            count = len(consumer.list_topics(topic, 30).topics[topic].partitions)
+            for partition in range(count):
+                consumer.assign([TopicPartition(topic, partition, 0)])
+                found: list[Any] = []
+                while (message := consumer.poll(30)) is not None and message.error() is None:
+                    found.append(message)
+                end = None if message is None else message.error()
+                assert end is not None
+                assert end.code() == KafkaError._PARTITION_EOF, end
+                yield partition, found
+
+    @cache  # noqa: B019 - there is one broker
+    def admin(self) -> Any:
+        """Return a client for what only an administrator does."""
+        from confluent_kafka.admin import AdminClient
+
+        return AdminClient({"bootstrap.servers": self.servers})
+
+
+@cache
+def broker() -> Broker:
+    """Return the broker of this machine; the test is skipped where there can be none."""
+    import pytest
+
+    pytest.importorskip("confluent_kafka", reason="pip install 'flowsnap[kafka]'")
+    missing = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"no Kafka broker without {' and '.join(missing)}: {HOW}")
+    directory = Path(tempfile.gettempdir()) / f"flowsnap-tests-{os.getuid()}" / "kafka"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(directory / "start.lock", fcntl.LOCK_EX):
+        # Held, and never let go of, until this process ends.
+        _HELD.append(_lock(directory / "users.lock", fcntl.LOCK_SH))
+        if not _is_supervised(directory):
+            _start(directory)
+        return Broker((directory / "address").read_text())
+
+
+_HELD: list[int] = []
+
+
+def _is_supervised(directory: Path) -> bool:
+    try:
+        os.close(_lock(directory / "supervisor.lock", fcntl.LOCK_SH | fcntl.LOCK_NB))
+    except BlockingIOError:
+        return (directory / "address").exists()
+    return False
+
+
+def _start(directory: Path) -> None:
+    address, failed = directory / "address", directory / "failed"
+    for former in (address, failed):
+        former.unlink(missing_ok=True)
+    # By way of a shell, so that it is no child of ours: tests look whether theirs are gone.
+    script = '"$0" "$@" > "$LOG" 2>&1 < /dev/null &'
+    command = ["sh", "-c", script, sys.executable, __file__, str(directory)]
+    subprocess.run(command, check=True, env={**os.environ, "LOG": str(directory / "log")})
+    pause = threading.Event()
+    for _ in range(START_S * 10):
+        if address.exists():
+            return
+        if failed.exists():
+            break
+        pause.wait(0.1)
+    said = (directory / "log").read_text()[-3000:]
+    raise RuntimeError(f"the Kafka broker did not start; {directory} has its log: {said}")
+
+
+# --- the process that the broker runs under -------------------------------------------------------
+
+
+def supervise(directory: Path) -> None:
+    """Run a broker until nobody uses it any more."""
+    with _locked(directory / "supervisor.lock", fcntl.LOCK_EX):
+        classpath = _classpath()
+        address, properties, data = _configure(directory)
+        java = [*JAVA, classpath]
+        log = open(directory / "broker.log", "w")  # noqa: SIM115 - the broker writes on in it
+        format_ = ["format", "-t", "Zmxvd3NuYXAtdGVzdHMtMQ", "-c", str(properties)]
+        subprocess.run([*java, "kafka.tools.StorageTool", *format_], check=True, stdout=log)
+        process = subprocess.Popen([*java, "kafka.Kafka", str(properties)], stdout=log, stderr=log)
+        try:
+            _await(address, process)
+            partial = directory / "address.tmp"
+            partial.write_text(address)
+            partial.rename(directory / "address")
+            _await_the_last(directory, process)
+        finally:
+            (directory / "address").unlink(missing_ok=True)
+            process.kill()
+            process.wait()
+            shutil.rmtree(data, ignore_errors=True)
+
+
+def _await_the_last(directory: Path, process: subprocess.Popen[bytes]) -> None:
+    pause = threading.Event()
+    while process.poll() is None:
+        last = _locked(directory / "users.lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(BlockingIOError), last:
+            (directory / "address").unlink()  # Whoever comes from now on starts another.
+            return
+        pause.wait(0.5)
+
+
+def _classpath() -> str:
+    with tempfile.NamedTemporaryFile("r") as file:
+        goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:build-classpath"
+        maven = ["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), goal]
+        subprocess.run([*maven, f"-Dmdep.outputFile={file.name}"], check=True)
+        return Path(file.name).read_text().strip()
+
+
+def _configure(directory: Path) -> tuple[str, Path, Path]:
+    data = Path(tempfile.mkdtemp(prefix="data-", dir=directory))
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        address, controller = (f"127.0.0.1:{one.getsockname()[1]}" for one in sockets)
+    settings = SETTINGS | {
+        "listeners": f"PLAINTEXT://{address},CONTROLLER://{controller}",
+        "advertised.listeners": f"PLAINTEXT://{address}",
+        "controller.quorum.voters": f"1@{controller}",
+        "log.dirs": data,
+    }
+    properties = data / "server.properties"
+    properties.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+    return address, properties, data
+
+
+def _await(address: str, process: subprocess.Popen[bytes]) -> None:
+    host, _, port = address.partition(":")
+    pause = threading.Event()
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            socket.create_connection((host, int(port)), 1).close()
+            return
+        pause.wait(0.1)
+    raise RuntimeError(f"the broker ended with exit code {process.returncode}")
+
+
+def _lock(path: Path, how: int) -> int:
+    """Return a descriptor that holds the lock for as long as it is open."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, how)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextlib.contextmanager
+def _locked(path: Path, how: int) -> Iterator[None]:
+    descriptor = _lock(path, how)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    os.setsid()  # What ends the tests is not to end it before it has tidied up.
+    home = Path(sys.argv[1])
+    try:
+        supervise(home)
+    except BaseException:
+        (home / "failed").touch()
+        raise

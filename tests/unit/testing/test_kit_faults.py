@@ -1,0 +1,99 @@
+"""Only those faults strike that were asked for, and each can be put into words."""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+import pytest
+
+from flowsnap import ConfigError
+from flowsnap.testing.kit_faults import Faults, describe, faults_of
+from flowsnap.testing.trouble import EVERYBODY, MANAGER, SELF, Fault
+
+SEEDS = 150
+
+
+def drawn(faults: Faults) -> list[Fault]:
+    return [fault for seed in range(SEEDS) for fault in faults.draw(Random(seed))]
+
+
+def only(*names: str) -> Faults:
+    return faults_of(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("network", {"reset", "drop", "control"}),
+        ("disk", {"disk", "fail"}),
+        ("sinks", {"sink"}),
+        ("sources", {"user"}),
+        ("clock", {"wall"}),
+    ],
+)
+def test_one_kind_alone(name: str, kinds: set[str]) -> None:
+    assert {fault.kind for fault in drawn(only(name))} == kinds
+
+
+def test_only_workers_die() -> None:
+    assert {fault.who for fault in drawn(only("workers"))} == {0, 1, 2}
+
+
+def test_only_the_job_manager_dies() -> None:
+    found = drawn(only("manager"))
+
+    assert {fault.who for fault in found if fault.kind != "stop"} == {MANAGER}
+
+
+def test_only_the_power_fails() -> None:
+    assert {fault.who for fault in drawn(only("power"))} == {EVERYBODY}
+
+
+def test_everything_may_happen_by_default() -> None:
+    found = drawn(faults_of(None))
+
+    assert {fault.kind for fault in found} >= {"kill", "crash", "disk", "sink", "reset", "user"}
+    assert {fault.who for fault in found if fault.kind == "kill"} >= {EVERYBODY, MANAGER, 0}
+
+
+def test_nothing_happens_if_nothing_may() -> None:
+    assert drawn(Faults(**dict.fromkeys(Faults.__struct_fields__, False))) == []
+
+
+def test_same_seed_has_the_same_faults() -> None:
+    assert Faults().draw(Random(7)) == Faults().draw(Random(7))
+
+
+def test_kinds_are_given_by_name_or_as_a_whole() -> None:
+    chosen = Faults(disk=False)
+
+    assert faults_of(chosen) is chosen
+    assert faults_of("disk") == faults_of(["disk"])
+    assert [name for name, on in msgspec.structs.asdict(faults_of("disk")).items() if on] == [
+        "disk"
+    ]
+
+
+def test_unknown_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match="there is no kind 'disc'") as caught:
+        faults_of("disc")
+
+    assert caught.value.__notes__ == ["did you mean 'disk'?"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Fault("kill", 20_300, 1), "kill worker 1 at 20.3 ms"),
+        (Fault("pause", 1_000, MANAGER), "pause the job manager at 1.0 ms"),
+        (Fault("crash", 9, EVERYBODY, is_after=True), "kill everybody after effect 9"),
+        (Fault("point", 2, SELF, 0), "kill whoever does it before number 2 of 'link manifest."),
+        (Fault("fail", 1, 0), "number 1 of 'link manifest.json' fails, before it takes effect"),
+        (Fault("sink", 3, 0, 0, True), "call 3 of a sink fails, after it takes effect"),
+        (Fault("user", 4), "read 4 of a source raises"),
+        (Fault("reset", 5_000), "reset at 5.0 ms"),
+    ],
+)
+def test_fault_is_put_into_words(fault: Fault, words: str) -> None:
+    assert describe(fault).startswith(words)
