@@ -106,6 +106,7 @@ class JobConfig(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_alignment: Literal["aligned", "unaligned"] = "aligned"
     alignment_timeout_ms: int = 0
     checkpoints_concurrent: int = 1
+    trace: bool = False
     restart: Restart = Restart()
     state_memory_bytes: int = 256 * 2**20
     batch_bytes: int = 65_536

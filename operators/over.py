@@ -142,6 +142,8 @@ class OverRange(Over):
     dropped, and goes to the side output "late".
     """
 
+    needs_event_time = True
+
     def __init__(self, aggregates: Aggregates, range: Duration) -> None:
         super().__init__(aggregates)
         self.range_ms = duration_ms(range, "range", at_least_ms=1)

@@ -62,12 +62,13 @@ UNTESTED: dict[str, str] = {
     "F27": "checkpoints of another version: there is one format version so far, "
     "and any other is refused",
     "F32": "loss of a node of a cluster: there are none",
-    "F33": "a machine that is overloaded for hours: the tests run two at a time on two cores, no worse",
+    "F33": "a machine that is overloaded for hours: the tests run two at a time on two cores, "
+    "no worse",
 }
 
 
 class Mark(msgspec.Struct, frozen=True, order=True):
-    """One mark: ``test`` shows that ``promise`` holds under ``fault``; who looks are ``oracles``."""
+    """``test`` shows that ``promise`` holds under ``fault``; who looks are the ``oracles``."""
 
     fault: str
     promise: str
@@ -198,7 +199,7 @@ def _tried(figure: Figure) -> str:
     parts = [f"{figure.runs} runs" if figure.runs != 1 else "1 run"] if figure.runs else []
     parts += [f"{value:,} {name}" for name, value in sorted(figure.counts.items())]
     parts += [f"{figure.skipped} skipped"] if figure.skipped else []
-    return ", ".join(parts) or "–"
+    return ", ".join(parts) or "-"
 
 
 def _totals(found: list[Mark], figures: Figures) -> list[str]:

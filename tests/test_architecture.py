@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{adapter: BASE | {"core"} for adapter in ADAPTERS},  # none imports another
     **{library: BASE | {"core"} for library in LIBRARY},  # state comes through the context
     "runtime": BASE | {"core"} | ADAPTERS,  # not the operators: the job graph carries them
-    "api": ALL_BELOW_API,
+    "api": ALL_BELOW_API | {"snapshot"},  # for invariants, which are given one
     "snapshot": ALL_BELOW_API | {"api"},
     "testing": ALL_BELOW_API | {"api", "snapshot"},
     "examples": ALL_BELOW_API | {"api", "snapshot", "flowsnap"},

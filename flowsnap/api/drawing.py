@@ -19,6 +19,7 @@ from flowsnap.core.ids import OperatorId
 from flowsnap.core.operator import Operator, Sink, Source
 from flowsnap.errors import ConfigError
 from flowsnap.operators.rolling import Rolling
+from flowsnap.operators.watermarks import Stamp
 
 NAME_LENGTH_MAX = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -184,6 +185,7 @@ class Drawing:
                     "close it: loop.feed(stream)"
                 )
             self._check_end(step)
+            _check_event_time(step)
 
     def _check_end(self, step: Step) -> None:
         """Check that what emits at the end of input has an input that ends."""
@@ -195,6 +197,32 @@ class Drawing:
                 raise ConfigError(
                     f"{step.name!r} emits at the end of input, and {source.name!r} never ends"
                 ).hint('use emit="each" or emit="batch"')
+
+
+def _check_event_time(step: Step) -> None:
+    """Check that what needs event time can get it from everywhere.
+
+    Sources and operators that are not ours may give records their times by themselves.
+    """
+    if not getattr(step.request.code, "needs_event_time", False):
+        return
+    waiting, seen = list(step.request.inputs), {step.name}
+    while waiting:
+        above = waiting.pop().step
+        code = above.request.code
+        if above.name in seen or not _is_ours(code) or isinstance(code, Stamp):
+            continue
+        seen.add(above.name)
+        waiting += above.request.inputs
+        if isinstance(code, Source) and code.event_time is None:
+            raise ConfigError(
+                f"{step.name!r} ({step.type}, drawn at {step.place}) needs event times, and the "
+                f"records of {above.name!r} have none"
+            ).hint("call assign_timestamps(...) in between, or write source(..., watermark=...)")
+
+
+def _is_ours(code: object) -> bool:
+    return type(code).__module__.startswith("flowsnap.")
 
 
 def _sources(step: Step) -> Iterator[Step]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from flowsnap.api.drawing import Drawing, Input, Request, check_name, check_parallelism
+from flowsnap.api.invariants import invariant_check
 from flowsnap.api.settings import job_config
 from flowsnap.api.stream import Stream
 from flowsnap.api.timed import timed_source
@@ -14,6 +16,7 @@ from flowsnap.config import Duration
 from flowsnap.core.event_time import EventTime, Strategy
 from flowsnap.core.graph import OperatorKind, validate
 from flowsnap.core.operator import Source
+from flowsnap.core.restore import Allowed
 from flowsnap.errors import ConfigError
 from flowsnap.runtime.definition import PipelineDefinition
 from flowsnap.runtime.status import JobResult
@@ -21,11 +24,14 @@ from flowsnap.runtime.status import JobResult
 if TYPE_CHECKING:
     from flowsnap.api.looped import KeyedLoop, Loop
     from flowsnap.runtime.job import JobHandle
+    from flowsnap.snapshot.invariant import Invariant
+    from flowsnap.snapshot.snapshot import Snapshot
 
 T = TypeVar("T")
 
-Restore = Literal["latest", "fresh"] | int
-"""What a run begins with: the newest complete checkpoint, nothing, or the checkpoint of that id."""
+Restore = Literal["latest", "fresh"] | int | str | Path
+"""What a run begins with: the newest complete checkpoint, nothing, the checkpoint of that id, or
+the savepoint at that path."""
 
 
 class Pipeline:
@@ -52,6 +58,7 @@ class Pipeline:
         check_parallelism(max_parallelism, "max_parallelism")
         self.max_parallelism = max_parallelism
         self._drawing = Drawing()
+        self._invariants: list[Invariant] = []
         self.modules: tuple[str, ...] = ()
         """Modules that a worker cannot import, beside the script: their code travels by value."""
 
@@ -85,6 +92,34 @@ class Pipeline:
 
         return self.source(FromIterable(values), name=name, parallelism=1)
 
+    def invariant(
+        self,
+        check: Callable[[Snapshot], object] | None = None,
+        *,
+        on_violation: Literal["alert", "fail"] = "alert",
+        name: str = "",
+    ) -> Any:
+        """Have a function of the snapshot look at every checkpoint before it is committed.
+
+        It is violated if it returns something false, or a text that says why, or raises. Then the
+        job goes on, and the log has an error; or with ``on_violation="fail"`` it fails, and the
+        checkpoint is not committed. To be used as a decorator::
+
+            @pipeline.invariant(on_violation="fail")
+            def no_money_is_lost(snapshot):
+                return sum(snapshot.state("accounts", "balance").values()) == 1_000
+
+        Raises:
+            ConfigError: it is no function.
+        """
+        from flowsnap.snapshot.invariant import Invariant  # noqa: PLC0415 - few pipelines have one
+
+        def add(function: Callable[[Snapshot], object]) -> Callable[[Snapshot], object]:
+            self._invariants.append(Invariant(function, name, on_violation))
+            return function
+
+        return add if check is None else add(check)
+
     def loop(self, name: str, *, parallelism: int | None = None) -> Loop[Any]:
         """Return what will be fed back with ``loop.feed(stream)``, as a stream to read first."""
         from flowsnap.api.looped import Loop  # noqa: PLC0415 - few pipelines have one
@@ -107,15 +142,18 @@ class Pipeline:
         graph = self._drawing.graph(self.name, parallelism, self.max_parallelism)
         validate(graph)
         code = {name: step.request.code for name, step in self._drawing.steps.items()}
-        return PipelineDefinition(graph, code, ("__main__", *self.modules))
+        modules = ("__main__", *self.modules)
+        return PipelineDefinition(graph, code, modules, invariant_check(self._invariants))
 
-    def run(
+    def run(  # noqa: PLR0913 - each is a choice of the user's
         self,
         *,
         workers: int = 0,
         state_dir: str | Path | None = None,
         checkpoint_interval: Duration = "10s",
         restore: Restore = "latest",
+        allow_removed: bool = False,
+        allow_added: bool = False,
         quiet: bool = False,
         **settings: Any,
     ) -> JobResult:
@@ -124,6 +162,8 @@ class Pipeline:
         ``workers=0`` runs everything in this process; N starts N processes. Without ``state_dir``
         checkpoints go to a temporary directory and end with the run. ``settings`` are the fields of
         ``JobConfig`` without their unit: ``checkpoint_timeout="10m"``, ``state_memory="1GB"``.
+        ``allow_removed``: the state of operators that are gone is dropped; ``allow_added``: new
+        operators that keep state begin empty; either is refused otherwise.
 
         Raises:
             ConfigError: a setting or the pipeline is wrong; nothing has run.
@@ -133,7 +173,8 @@ class Pipeline:
         from flowsnap.api.display import follow  # noqa: PLC0415 - keeps the import light
 
         settings |= {"workers": workers, "checkpoint_interval": checkpoint_interval}
-        handle = self._submit(settings, state_dir, restore, in_thread=False)
+        allowed = Allowed(allow_removed, allow_added)
+        handle = self._submit(settings, state_dir, restore, allowed, in_thread=False)
         return follow(handle, quiet=quiet, state_dir=state_dir)
 
     def start(
@@ -143,35 +184,54 @@ class Pipeline:
         state_dir: str | Path | None = None,
         checkpoint_interval: Duration = "10s",
         restore: Restore = "latest",
+        allow_removed: bool = False,
+        allow_added: bool = False,
         **settings: Any,
     ) -> JobHandle:
         """Start the pipeline as ``run`` does, in a thread, and return a handle of the job."""
         settings |= {"workers": workers, "checkpoint_interval": checkpoint_interval}
-        return self._submit(settings, state_dir, restore, in_thread=True)
+        allowed = Allowed(allow_removed, allow_added)
+        return self._submit(settings, state_dir, restore, allowed, in_thread=True)
 
     def _submit(
         self,
         settings: dict[str, Any],
         state_dir: str | Path | None,
         restore: Restore,
+        allowed: Allowed,
         *,
         in_thread: bool,
     ) -> JobHandle:
         config = job_config(settings)
-        _check_restore(restore)
+        wanted = as_wanted(restore)
         definition = self.definition(max(config.workers, 1))
         from flowsnap.runtime.job import start_job  # noqa: PLC0415 - keeps the import light
 
         directory = None if state_dir is None else Path(state_dir)
         return start_job(
-            definition, config, state_dir=directory, restore=restore, in_thread=in_thread
+            definition,
+            config,
+            state_dir=directory,
+            restore=wanted,
+            allowed=allowed,
+            in_thread=in_thread,
         )
 
 
-def _check_restore(restore: object) -> None:
-    if restore in {"latest", "fresh"}:
-        return
+def as_wanted(restore: object) -> str | int | Path:
+    """Return what a run is to begin with: a word, the number of a checkpoint, or a path.
+
+    Raises:
+        ConfigError: it is none of them.
+    """
+    if restore in ("latest", "fresh"):
+        return str(restore)
+    if isinstance(restore, Path):
+        return restore
+    if isinstance(restore, str) and (os.sep in restore or os.path.isdir(restore)):
+        return Path(restore)
     if not isinstance(restore, int) or isinstance(restore, bool) or restore < 1:
         raise ConfigError(f"restore: {restore!r} is no checkpoint").hint(
-            'write "latest", "fresh", or the number of a checkpoint'
+            'write "latest", "fresh", the number of a checkpoint, or the path of a savepoint'
         )
+    return restore

@@ -8,7 +8,7 @@ A window is drawn in two steps: which records belong together, and what is compu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from flowsnap.api.drawing import NAME_LENGTH_MAX, Input, Request, check_name
 from flowsnap.config import Duration, duration_ms
@@ -81,6 +81,16 @@ class Windows(Generic[V]):
 
     _drawing: Drawing
     _inputs: tuple[Input, ...]
+
+    def window(self, *_: object, **__: object) -> NoReturn:
+        """Refuse: windows are those of a key.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError("window: the stream has no keys").hint(
+            "write key_by(...).window(...), or window_all(...) for one window over all records"
+        )
 
     def window_all(
         self,

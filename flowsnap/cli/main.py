@@ -11,10 +11,14 @@ from rich.console import Console
 
 import flowsnap
 from flowsnap.cli.checkpoints import checkpoints_command
+from flowsnap.cli.diff import diff_command
 from flowsnap.cli.graph import graph_command
+from flowsnap.cli.inspect import inspect_command
 from flowsnap.cli.options import is_debug
 from flowsnap.cli.report import FAILED, INTERRUPTED, exit_code, report
 from flowsnap.cli.run import run_command
+from flowsnap.cli.savepoint import savepoint_command
+from flowsnap.cli.stop import cancel_command, stop_command
 from flowsnap.cli.verify import verify_command
 from flowsnap.errors import FlowsnapError
 
@@ -33,8 +37,13 @@ def commands() -> None:
 
 
 commands.add_command(run_command)
+commands.add_command(savepoint_command)
+commands.add_command(stop_command)
+commands.add_command(cancel_command)
 commands.add_command(checkpoints_command)
 commands.add_command(verify_command)
+commands.add_command(inspect_command)
+commands.add_command(diff_command)
 commands.add_command(graph_command)
 
 

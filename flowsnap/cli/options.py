@@ -39,6 +39,13 @@ state_dir_option = click.option(
     help="Where checkpoints are kept.",
 )
 job_option = click.option("--job", help="The job; needed if the directory holds several.")
+timeout_option = click.option(
+    "--timeout",
+    default="10m",
+    show_default=True,
+    metavar="DURATION",
+    help="How long to wait for the job.",
+)
 json_option = click.option("--json", "is_json", is_flag=True, help="For programs.")
 log_level_option = click.option(
     "--log-level",

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from flowsnap.api.display import follow
-from flowsnap.api.pipeline import Restore
 from flowsnap.api.settings import job_config
 from flowsnap.cli.options import argument_option, log_level_option, target_argument
 from flowsnap.cli.pairs import parse_pairs, parse_settings
 from flowsnap.cli.report import DONE, INTERRUPTED
 from flowsnap.cli.target import load
+from flowsnap.core.restore import Allowed
 from flowsnap.errors import ConfigError
 
 
@@ -32,7 +32,13 @@ from flowsnap.errors import ConfigError
 )
 @click.option("--checkpoint-interval", metavar="DURATION", help='Such as "10s", the default.')
 @click.option("--fresh", is_flag=True, help="Begin anew, whatever checkpoints there are.")
-@click.option("--restore", type=click.IntRange(1), metavar="ID", help="Go on from this checkpoint.")
+@click.option(
+    "--restore",
+    metavar="ID|PATH",
+    help="Go on from this checkpoint, or from the savepoint in this directory.",
+)
+@click.option("--allow-removed", is_flag=True, help="Drop the state of operators that are gone.")
+@click.option("--allow-added", is_flag=True, help="Let new operators that keep state begin empty.")
 @click.option(
     "--set",
     "settings",
@@ -60,19 +66,28 @@ def run_command(
     }
     config = job_config(parse_settings(parse_pairs(settings, "--set")) | own)
     restore = _restore(options)
+    allowed = Allowed(bool(options["allow_removed"]), bool(options["allow_added"]))
     pipeline = load(target, parse_pairs(arguments, "--arg"))
     definition = pipeline.definition(max(config.workers, 1))
     from flowsnap.runtime.job import start_job  # noqa: PLC0415 - keeps other commands light
 
-    handle = start_job(definition, config, state_dir=state_dir, restore=restore, in_thread=False)
+    handle = start_job(
+        definition, config, state_dir=state_dir, restore=restore, allowed=allowed, in_thread=False
+    )
     result = follow(handle, quiet=quiet, state_dir=state_dir)
     return DONE if result.state == "finished" else INTERRUPTED
 
 
-def _restore(options: dict[str, object]) -> Restore:
-    checkpoint_id = options["restore"]
-    if not isinstance(checkpoint_id, int):
+def _restore(options: dict[str, object]) -> str | int | Path:
+    wanted = options["restore"]
+    if not isinstance(wanted, str):
         return "fresh" if options["fresh"] else "latest"
     if options["fresh"]:
         raise ConfigError("--fresh begins anew, --restore goes on: give one of them")
-    return checkpoint_id
+    if wanted.isdecimal():
+        return int(wanted)
+    if not wanted:
+        raise ConfigError("--restore: it names no checkpoint").hint(
+            'give a number of "flowsnap checkpoints", or the directory of a savepoint'
+        )
+    return Path(wanted)

@@ -22,7 +22,10 @@ from flowsnap.cli.options import (
 )
 from flowsnap.cli.report import CANNOT_RESTORE, DONE
 from flowsnap.core import manifest as manifests
+from flowsnap.core import retention
+from flowsnap.core.ids import CheckpointId
 from flowsnap.errors import RestoreError, StorageError
+from flowsnap.snapshot import Snapshot, check_cut
 from flowsnap.storage.job_directory import JobDirectory
 from flowsnap.storage.verification import Finding
 
@@ -37,20 +40,43 @@ _DAMAGE = ("corrupt", "missing")
 def verify_command(state_dir: Path, job: str | None, is_json: bool) -> int:
     """Find damage in what a job has stored.
 
-    Reads every file and compares it with the hash that was noted when it was stored. The exit
-    code is 3 if anything is damaged or missing.
+    Reads every file and compares it with the hash that was noted when it was stored. Then it checks
+    that every checkpoint is a consistent cut: of a job that is traced, that every receive has its
+    send, and that channels hold what had been sent and not received. The exit code is 3 if anything
+    is damaged, missing or inconsistent.
     """
     with read_job(state_dir, job) as directory:
         console = Console(stderr=True, highlight=False, quiet=is_json)
         findings = list(_with_progress(directory, console))
+        cuts = [finding for id_ in directory.checkpoints() for finding in _cut(directory, id_)]
     notable = [finding for finding in findings if finding.kind != "ok"]
     is_damaged = any(finding.kind in _DAMAGE for finding in notable)
     if is_json:
         counts = Counter(finding.kind for finding in findings)
-        click.echo(msgspec.json.encode({"counts": counts, "findings": notable}))
+        click.echo(msgspec.json.encode({"counts": counts, "findings": notable, "cuts": cuts}))
     else:
-        _tell(notable, len(findings), Console(highlight=False))
-    return CANNOT_RESTORE if is_damaged else DONE
+        _tell(notable, cuts, len(findings), Console(highlight=False))
+    return CANNOT_RESTORE if is_damaged or cuts else DONE
+
+
+class Inconsistency(msgspec.Struct, frozen=True):
+    """A reason why a checkpoint is no consistent cut."""
+
+    checkpoint_id: CheckpointId
+    kind: str
+    task: str
+    detail: str
+
+
+def _cut(directory: JobDirectory, checkpoint_id: CheckpointId) -> Iterator[Inconsistency]:
+    """Yield what speaks against a checkpoint being a consistent cut."""
+    path = directory.root / retention.checkpoint_directory(checkpoint_id)
+    try:
+        with Snapshot.open(path) as snapshot:
+            for finding in check_cut(snapshot):
+                yield Inconsistency(checkpoint_id, finding.kind, finding.task, finding.detail)
+    except (RestoreError, StorageError):
+        pass  # It is among the findings, or was retired meanwhile.
 
 
 def _with_progress(directory: JobDirectory, console: Console) -> Iterator[Finding]:
@@ -84,7 +110,7 @@ def _sizes(directory: JobDirectory) -> dict[str, int]:
     return sizes
 
 
-def _tell(notable: list[Finding], files: int, console: Console) -> None:
+def _tell(notable: list[Finding], cuts: list[Inconsistency], files: int, console: Console) -> None:
     for finding in notable:
         style = "bold red" if finding.kind in _DAMAGE else "dim"
         line = Text.assemble((finding.kind, style), f"  {printable(finding.name)}")
@@ -93,8 +119,11 @@ def _tell(notable: list[Finding], files: int, console: Console) -> None:
         if finding.detail:
             line.append(f": {printable(finding.detail)}", "dim")
         console.print(line, soft_wrap=True)
+    for cut in cuts:
+        line = Text.assemble(("inconsistent", "bold red"), f"  checkpoint {cut.checkpoint_id}")
+        console.print(line.append(f": {printable(cut.detail)}", "dim"), soft_wrap=True)
     damaged = sum(finding.kind in _DAMAGE for finding in notable)
     if damaged:
         console.print(f"[bold red]{plural(damaged, 'file')} of {files:,} damaged[/]")
-    else:
+    elif not cuts:
         console.print(f"[green]{plural(files, 'file')} read, nothing is damaged[/]")

@@ -72,10 +72,19 @@ class Committer:
             OutputRefused: it refuses a committable for good; those before it are committed.
         """
         if self._commit is None:
-            self._commit = self._submit(committables, self._retry_timeout_ms)
+            self.begin(committables)
+            assert self._commit is not None
             wait([self._commit], AT_ONCE_S)
-        if not self._commit.done():
-            return False
+        return self.is_done()
+
+    def begin(self, committables: Sequence[Any]) -> None:
+        """Begin to commit; ask ``is_done`` until it is."""
+        self._commit = self._submit(committables, self._retry_timeout_ms)
+
+    def is_done(self) -> bool:
+        """Return whether what was begun has come to its end; raises what ``commit`` raises."""
+        if self._commit is None or not self._commit.done():
+            return self._commit is None
         commit, self._commit = self._commit, None
         commit.result()
         return True

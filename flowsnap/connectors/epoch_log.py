@@ -114,6 +114,9 @@ class EpochLogSink(Sink):
         """Return whether the marker, or a later one of the same subtask, is in the store."""
         raise NotImplementedError(f"{type(self).__name__}.applied")
 
+    def kept(self, rows: list[Any]) -> None:
+        """Take note of rows that have become part of the epoch."""
+
     def raise_fence(self) -> None:
         """Have the store refuse attempts before that of ``self.fence``; once in each attempt."""
 
@@ -157,7 +160,7 @@ class EpochLogSink(Sink):
         self._stage = EpochStage(self._directory, context, self.inline_bytes)
         self._committer = Committer(
             f"{context.operator}-{context.subtask}",
-            self._commit_one,
+            self.commit_one,
             release=self.disconnect,
             interrupt=self.interrupt,
             retry_timeout_ms=self.retry_timeout_ms,
@@ -180,6 +183,7 @@ class EpochLogSink(Sink):
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise self.refused(f"a batch of {len(rows)}", f"cannot be kept: {error}") from error
         self._stage.append(data, len(rows))
+        self.kept(rows)
 
     def prepare(self, checkpoint_id: CheckpointId) -> dict[str, Any] | None:
         """Seal the epoch; None where it is empty."""
@@ -198,12 +202,16 @@ class EpochLogSink(Sink):
         if not self._committer.is_busy:
             with translated("committing"):
                 failpoint("sink.commit_called")
-        if not self._committer.commit(committables):
+        if not self.commit_all(committables):
             return False
         self._behind = max(0, self._behind - len(committables))
         with translated("committing"):
             failpoint("sink.committed")
         return True
+
+    def commit_all(self, committables: Sequence[dict[str, Any]]) -> bool:
+        """Commit, or go on with it; return whether it is done. By default on a thread."""
+        return self._committer.commit(committables)
 
     def can_accept(self) -> bool:
         """Hold records back when the store is more than one checkpoint behind."""
@@ -233,10 +241,19 @@ class EpochLogSink(Sink):
             record=record,
         )
 
-    def _commit_one(self, committable: dict[str, Any]) -> None:
+    def commit_one(self, committable: dict[str, Any]) -> None:
+        """Apply an epoch that is not applied yet; on the thread of the commits."""
         if committable.get("version") != VERSION:
             raise StorageError(f"an epoch of version {committable.get('version')!r} is not known")
         marker = EpochMarker(*committable["marker"])
         if not self.applied(marker):
-            self.apply(marker, self._stage.read(committable, self.row_type))
+            self.apply(marker, self.rows_of(committable))
+        self.discard(committable)
+
+    def rows_of(self, committable: dict[str, Any]) -> Iterator[Any]:
+        """Yield the rows of an epoch."""
+        return self._stage.read(committable, self.row_type)
+
+    def discard(self, committable: dict[str, Any]) -> None:
+        """Remove what is kept of an epoch that has been applied."""
         self._stage.discard(committable)

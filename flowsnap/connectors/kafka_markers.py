@@ -91,29 +91,52 @@ class MarkerTopic:
                 inner = cause(error)
                 if inner is None or inner.code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
-            resource = ConfigResource(ResourceType.TOPIC, self.topic)
-            found = admin.describe_configs([resource])[resource].result(REQUEST_S)
-        if found["cleanup.policy"].value != "compact":
+            policy = self._cleanup_policy(admin)
+        if policy != "compact":
             raise ConfigError(
                 f"the marker topic {self.topic!r} is not compacted but has the cleanup.policy "
-                f"{found['cleanup.policy'].value!r}: it would forget what was written"
+                f"{policy!r}: it would forget what was written"
             ).hint("give another marker_topic: it is made as it has to be")
 
+    def _cleanup_policy(self, admin: AdminClient) -> str:
+        resource = ConfigResource(ResourceType.TOPIC, self.topic)
+        pause, deadline_s = threading.Event(), time.monotonic() + REQUEST_S
+        while True:
+            try:
+                found = admin.describe_configs([resource])[resource].result(REQUEST_S)
+                return str(found["cleanup.policy"].value)
+            except KafkaException as error:
+                # Not every broker has heard yet of a topic that has just been made.
+                inner = cause(error)
+                is_known = inner is None or inner.code() != KafkaError.UNKNOWN_TOPIC_OR_PART
+                if is_known or time.monotonic() > deadline_s:
+                    raise
+                pause.wait(POLL_S)
+
     def _end(self) -> int:
-        if self._admin is None:
-            self._admin = self._settings.admin()
+        """Return where the topic ends, what is not committed included."""
         at = TopicPartition(self.topic, 0)
-        asked = self._admin.list_offsets(
-            {at: OffsetSpec.latest()},  # type: ignore[no-untyped-call]
-            isolation_level=IsolationLevel.READ_UNCOMMITTED,
-            request_timeout=REQUEST_S,
-        )
         try:
+            if self._admin is None:
+                self._admin = self._connect()
+            asked = self._admin.list_offsets(
+                {at: OffsetSpec.latest()},  # type: ignore[no-untyped-call]
+                isolation_level=IsolationLevel.READ_UNCOMMITTED,
+                request_timeout=REQUEST_S,
+            )
             return int(asked[at].result(REQUEST_S).offset)
         except KafkaException as error:
             raise StoreUnavailable(f"asking for the end of {self.topic}: {said(error)}") from error
         except TimeoutError as error:
             raise StoreUnavailable(f"asking for the end of {self.topic} took too long") from error
+
+    def _connect(self) -> AdminClient:
+        """Return a client that knows the topic: else its first question may take seconds."""
+        admin = self._settings.admin()
+        found = admin.list_topics(self.topic, timeout=REQUEST_S).topics[self.topic]
+        if found.error is not None:
+            raise KafkaException(found.error)
+        return admin
 
     def _read_some(self) -> None:
         if self._consumer is None:

@@ -88,12 +88,12 @@ class Postgres(TableSink):
 
     # --- the epoch log ------------------------------------------------------------------------
 
-    def apply(self, marker: EpochMarker, rows: Iterator[Any]) -> None:
+    def apply(self, marker: EpochMarker | None, rows: Iterator[Any]) -> None:
         with self._translated():
             db = self._connect()
             with db.transaction():
                 self._check_fence(db)
-                if db.execute(_MARK, marker).rowcount == 1:
+                if marker is None or db.execute(_MARK, marker).rowcount == 1:
                     self._write_rows(db, rows)
 
     def applied(self, marker: EpochMarker) -> bool:

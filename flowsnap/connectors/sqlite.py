@@ -93,10 +93,10 @@ class SQLite(TableSink):
 
     # --- the epoch log ------------------------------------------------------------------------
 
-    def apply(self, marker: EpochMarker, rows: Iterator[Any]) -> None:
+    def apply(self, marker: EpochMarker | None, rows: Iterator[Any]) -> None:
         with self._transaction() as db:
             self._check_fence(db)
-            if db.execute(_MARK, marker).rowcount == 1:
+            if marker is None or db.execute(_MARK, marker).rowcount == 1:
                 self._insert(db, rows)
 
     def applied(self, marker: EpochMarker) -> bool:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
 
 from flowsnap.config import Duration, Size
-from flowsnap.connectors.epoch_log import INLINE_BYTES, EpochLogSink
+from flowsnap.connectors.eager import EagerRows
+from flowsnap.connectors.epoch_log import INLINE_BYTES, EpochLogSink, EpochMarker
 from flowsnap.connectors.rows import Convert, RowMaker, Unfit, to_plain
+from flowsnap.core.ids import CheckpointId
 from flowsnap.core.operator import SinkContext, Submission
 from flowsnap.errors import ConfigError
 
 Existing = Literal["append", "replace", "error"]
+Delivery = Literal["exactly-once", "at-least-once"]
 
 MARKERS = "flowsnap_epochs"
 """The table of the markers: the highest checkpoint applied, by run, operator and subtask."""
@@ -27,6 +30,7 @@ class TableSettings(TypedDict, total=False):
     key: str | Sequence[str] | None
     existing: Existing
     repeats: bool
+    delivery: Delivery
     retry_timeout: Duration
     inline_bytes: Size
 
@@ -52,6 +56,10 @@ class TableSink(EpochLogSink):
     A job that goes back to an older checkpoint writes again what came after it. Files can be taken
     away then, rows can't: where there is no key to replace them by, going back is refused, unless
     ``repeats`` allows it.
+
+    ``delivery="at-least-once"``, which needs a key, applies rows as they come instead of once their
+    checkpoint is complete: seen earlier, and in part again after a failure. In the end each key has
+    its last row, but a reader may see an older one meanwhile.
     """
 
     def __init__(self, table: str, **settings: Unpack[TableSettings]) -> None:
@@ -75,11 +83,22 @@ class TableSink(EpochLogSink):
         self.key = tuple(_named(column, "key") for column in _as_names(settings.get("key")))
         self.existing = existing
         self.repeats = settings.get("repeats", False)
+        self.delivery = settings.get("delivery", "exactly-once")
+        if self.delivery not in get_args(Delivery):
+            raise ConfigError(f"delivery: {self.delivery!r} is not known").hint(
+                'write "exactly-once" or "at-least-once"'
+            )
+        if self.delivery == "at-least-once" and not self.key:
+            raise ConfigError("delivery: at-least-once needs a key, so that a repeat is no harm")
         self._check_key()
 
     # --- what a subclass says -----------------------------------------------------------------
 
     row_type = tuple
+
+    def apply(self, marker: EpochMarker | None, rows: Iterator[Any]) -> None:
+        """Apply the rows in one transaction: with the marker, and once, where there is one."""
+        raise NotImplementedError(f"{type(self).__name__}.apply")
 
     def convert_column(self, column: str) -> Convert:
         """Return what makes a plain value of one that is none, or raises TypeError."""
@@ -115,6 +134,7 @@ class TableSink(EpochLogSink):
     def open(self, context: SinkContext) -> None:
         super().open(context)
         self._rows = RowMaker({column: self.convert_column(column) for column in self.columns})
+        self._eager = EagerRows(self._committer) if self.delivery == "at-least-once" else None
 
     def to_rows(self, values: list[Any]) -> list[Any]:
         try:
@@ -124,6 +144,35 @@ class TableSink(EpochLogSink):
             raise self.refused(record, str(error)).hint(
                 f"map records to the columns {', '.join(self.columns)} before the sink"
             ) from error
+
+    def kept(self, rows: list[Any]) -> None:
+        if self._eager is not None:
+            self._eager.add(rows)
+
+    def prepare(self, checkpoint_id: CheckpointId) -> dict[str, Any] | None:
+        committable = super().prepare(checkpoint_id)
+        if self._eager is not None:
+            self._eager.mark(checkpoint_id)
+        return committable
+
+    def commit_all(self, committables: Sequence[dict[str, Any]]) -> bool:
+        if self._eager is None:
+            return super().commit_all(committables)
+        newest = max(committable["marker"][-1] for committable in committables)
+        if not self._eager.has_applied(newest):
+            return False
+        for committable in committables:
+            self.discard(committable)
+        return True
+
+    def commit_one(self, committable: Any) -> None:
+        if self._eager is None:
+            super().commit_one(committable)
+        elif isinstance(committable, list):
+            self.apply(None, iter(committable))
+        else:  # What a restored checkpoint holds.
+            self.apply(None, self.rows_of(committable))
+            self.discard(committable)
 
     def _settle(self, submission: Submission) -> None:
         found = self.find()

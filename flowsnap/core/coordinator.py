@@ -95,6 +95,14 @@ class TriggerRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """The input is to end where it is.
+
+    From now on nothing but the final checkpoint is triggered: another would hold half of an end.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class TaskAcknowledged:
     """A task's part of a checkpoint is durable."""
 
@@ -130,6 +138,7 @@ Event = (
     Started
     | TimePassed
     | TriggerRequested
+    | DrainRequested
     | TaskAcknowledged
     | TaskDeclined
     | ManifestWritten
@@ -150,6 +159,11 @@ class InjectBarriers:
 
     checkpoint_id: CheckpointId
     wish: Wish
+
+
+@dataclass(frozen=True, slots=True)
+class DrainSources:
+    """Tell the sources to end, behind the barriers that were injected before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +208,7 @@ class FailAttempt:
     reason: str
 
 
-Action = InjectBarriers | WriteManifest | NotifyComplete | Abort | FailAttempt
+Action = InjectBarriers | DrainSources | WriteManifest | NotifyComplete | Abort | FailAttempt
 
 
 # --- the machine -----------------------------------------------------------------------------
@@ -259,6 +273,7 @@ class CheckpointCoordinator:
         self._wishes: list[Wish] = []
         self._due_ms: int | None = None  # the next periodic trigger; None before ``Started``
         self._failures = 0
+        self._is_draining = False
         self._is_over = False
 
     @property
@@ -291,8 +306,8 @@ class CheckpointCoordinator:
                 self._due_ms = now_ms + self._interval_ms
             case TimePassed():
                 pass
-            case TriggerRequested(wish):
-                self._request(wish)
+            case TriggerRequested() | DrainRequested():
+                actions += self._take(event)
             case TaskAcknowledged(checkpoint_id, snapshot):
                 actions += self._acknowledge(checkpoint_id, snapshot, now_ms)
             case TaskDeclined(checkpoint_id, task, reason):
@@ -311,7 +326,7 @@ class CheckpointCoordinator:
         deadlines = [
             one.triggered_at_ms + self._timeout_ms for one in self._pending.values() if one.missing
         ]
-        if self._has_room() and self._due_ms is not None:
+        if self._has_room() and self._due_ms is not None and not self._is_draining:
             deadlines.append(self._due_ms)
         return min(deadlines, default=None)
 
@@ -355,11 +370,21 @@ class CheckpointCoordinator:
                 f"task {task} {verb} checkpoint {checkpoint_id}, which was never triggered"
             )
 
+    def _take(self, event: TriggerRequested | DrainRequested) -> list[Action]:
+        if isinstance(event, TriggerRequested):
+            self._request(event.wish)
+            return []
+        self._is_draining = True
+        self._wishes = [wish for wish in self._wishes if wish.is_final]
+        return [DrainSources()]
+
     def _request(self, wish: Wish) -> None:
         if any(one.wish.is_final for one in self._pending.values()):
             return  # The final checkpoint is under way: it holds all that a request could want.
         if wish.is_final:
             self._wishes = [wish]
+        elif self._is_draining:
+            return  # The final checkpoint comes as soon as the end has been processed.
         elif wish not in self._wishes and not any(one.is_final for one in self._wishes):
             self._wishes.append(wish)
 
@@ -372,7 +397,7 @@ class CheckpointCoordinator:
     def _trigger_if_due(self, now_ms: int) -> list[Action]:
         if self._is_over or self._due_ms is None or not self._has_room():
             return []
-        if not self._wishes and now_ms < self._due_ms:
+        if not self._wishes and (self._is_draining or now_ms < self._due_ms):
             return []
         checkpoint_id, wish = self._next_id, self._wishes.pop(0) if self._wishes else Wish()
         self._next_id = CheckpointId(checkpoint_id + 1)

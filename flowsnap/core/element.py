@@ -22,10 +22,11 @@ class Batch:
     """``n`` records of one channel, in order.
 
     ``values``: list of n records. ``timestamps``: list of n event times in ms since the epoch, or
-    None. ``keys``: list of n keys, or None where the stream is not keyed.
+    None. ``keys``: list of n keys, or None where the stream is not keyed. ``stamp``: the vector
+    clock of its sender, in a job that is traced.
     """
 
-    __slots__ = ("keys", "timestamps", "values")
+    __slots__ = ("keys", "stamp", "timestamps", "values")
 
     def __init__(
         self,
@@ -36,17 +37,20 @@ class Batch:
         self.values = values
         self.timestamps = timestamps
         self.keys = keys
+        self.stamp: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
 
     def part(self, start: int, stop: int) -> Batch:
         """Return the records from ``start`` up to ``stop``, as a batch of its own."""
-        return Batch(
+        part = Batch(
             self.values[start:stop],
             None if self.timestamps is None else self.timestamps[start:stop],
             None if self.keys is None else self.keys[start:stop],
         )
+        part.stamp = self.stamp
+        return part
 
     def __eq__(self, other: object) -> bool:
         return (

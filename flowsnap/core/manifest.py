@@ -43,7 +43,7 @@ from typing import Any
 import msgspec
 
 from flowsnap.core.graph import JobGraph, Partitioning
-from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId, TaskId
+from flowsnap.core.ids import AttemptId, ChannelId, CheckpointId, OperatorId, TaskId
 from flowsnap.errors import CheckpointError, ManifestCorrupt
 
 FORMAT_VERSION = 1
@@ -133,6 +133,22 @@ class ChannelState(msgspec.Struct, frozen=True):
     records: int = 0
 
 
+class ChannelCount(msgspec.Struct, frozen=True):
+    """How many records had been sent, or received, in one channel of the execution graph."""
+
+    channel: ChannelId
+    count: int
+
+
+class TaskTrace(msgspec.Struct, frozen=True):
+    """A task's vector clock at its cut, where the job is traced; ``place`` is the task's own."""
+
+    place: int
+    clock: tuple[int, ...]
+    sent: tuple[ChannelCount, ...] = ()
+    received: tuple[ChannelCount, ...] = ()
+
+
 class SnapshotTimes(msgspec.Struct, frozen=True):
     """How long one task's part took, by phase.
 
@@ -165,6 +181,7 @@ class TaskSnapshot(msgspec.Struct, frozen=True):
     watermarks: dict[OperatorId, int] = {}  # the event time that each operator had reached
     channels: tuple[ChannelState, ...] = ()  # those in which something was in transit
     channel_file: FileHandle | None = None  # with its batches
+    trace: TaskTrace | None = None
 
 
 class CheckpointManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,7 +197,8 @@ class CheckpointManifest(msgspec.Struct, frozen=True, kw_only=True):
     graph: JobGraph
     tasks: tuple[TaskSnapshot, ...]
     triggered_at_ms: int  # wall clock, ms since the epoch: for people only
-    duration_ms: int
+    duration_ms: int  # from the trigger until every task had acknowledged
+    trigger_ms: int = 0  # of these, until its id was durable and the barriers asked for
     versions: dict[str, str]
 
 

@@ -235,6 +235,10 @@ class EndOfLoops(_Message, frozen=True, kw_only=True):
     """Nothing goes round any more: the input of the loops has ended."""
 
 
+class Drain(_Message, frozen=True, kw_only=True):
+    """Have the sources end as if all their input had been read."""
+
+
 class CompleteCheckpoint(_Message, frozen=True, kw_only=True):
     """A checkpoint is committed; sinks commit everything up to it."""
 
@@ -280,6 +284,7 @@ ToWorker = (
     | TriggerCheckpoint
     | LookRound
     | EndOfLoops
+    | Drain
     | CompleteCheckpoint
     | AbortCheckpoint
     | AlignWatermarks

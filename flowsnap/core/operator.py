@@ -66,6 +66,9 @@ class Operator:
     uses_processing_time: ClassVar[bool] = False
     """Whether the engine calls ``on_processing_time``."""
 
+    needs_event_time: bool = False
+    """Whether it can do nothing with records that have no event time."""
+
     is_asynchronous: ClassVar[bool] = False
     """Whether outputs come later than their inputs: the engine asks ``can_accept`` before each
     batch, and calls ``poll`` in every round."""

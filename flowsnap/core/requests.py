@@ -181,6 +181,7 @@ class Requests:
     def __init__(self) -> None:
         self._waiting: dict[str, _Waiting] = {}
         self._newest = CheckpointId(0)  # triggered
+        self._pending: set[CheckpointId] = set()
         self._final: CheckpointId | None = None  # complete
         self._is_running = False
         self._ending: Literal["stop", "drain", "cancel"] | None = None
@@ -209,10 +210,10 @@ class Requests:
                 return self._start()
             case Triggered(checkpoint_id):
                 self._newest = max(self._newest, checkpoint_id)
+                self._pending.add(checkpoint_id)
                 return []
             case Completed(checkpoint_id, is_final):
-                if is_final:
-                    self._final = checkpoint_id
+                self._final = checkpoint_id if is_final else self._final
                 return self._complete(checkpoint_id)
             case Aborted(checkpoint_id, reason):
                 return self._abort(checkpoint_id, reason)
@@ -272,12 +273,14 @@ class Requests:
     def _start(self) -> list[Action]:
         self._is_running = True
         self._final = None
+        self._pending.clear()
         if self._ending == "drain":
             return [DrainJob()]
         is_wanted = any(one.request.kind == "savepoint" for one in self._waiting.values())
         return [TriggerSavepoint()] if is_wanted and self._ending is None else []
 
     def _complete(self, checkpoint_id: CheckpointId) -> list[Action]:
+        self._pending.discard(checkpoint_id)
         done = [
             one
             for one in self._waiting.values()
@@ -286,10 +289,12 @@ class Requests:
         return [self._export(one.request, checkpoint_id, "running") for one in done]
 
     def _abort(self, checkpoint_id: CheckpointId, reason: str) -> list[Action]:
+        self._pending.discard(checkpoint_id)
+        newest = max(self._pending, default=CheckpointId(0))  # which may have overtaken this one
         failed = [
             one.request
             for one in self._waiting.values()
-            if one.request.kind == "savepoint" and one.after < checkpoint_id
+            if one.request.kind == "savepoint" and newest <= one.after < checkpoint_id
         ]
         error = f"checkpoint {checkpoint_id} was given up: {reason}"
         return [self._answer(request, Result("running", error=error)) for request in failed]

@@ -14,6 +14,7 @@ from flowsnap.core.graph import ExecutionGraph, JobGraph, OperatorKind
 from flowsnap.core.ids import AttemptId, CheckpointId, WorkerId
 from flowsnap.core.message import Deploy, TaskAssignment
 from flowsnap.runtime.loops import LoopRounds
+from flowsnap.runtime.phases import CheckpointTimes
 from flowsnap.runtime.progress import AttemptProgress
 
 
@@ -70,7 +71,7 @@ class Attempt:
         self.deployment = deployment
         self.is_started = False
         self.is_final_complete = False
-        self.triggered_at_wall_ms: dict[CheckpointId, int] = {}
+        self.times = CheckpointTimes()
         self.progress = AttemptProgress(deployment.job_graph)
         self.alignment = GroupAlignment(task.worker for task in graph.tasks)
         self.coordinator = CheckpointCoordinator(

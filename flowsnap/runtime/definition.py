@@ -13,6 +13,7 @@ from flowsnap.core.graph import JobGraph
 from flowsnap.core.ids import OperatorId
 from flowsnap.core.operator import Operator, Sink, Source
 from flowsnap.errors import ConfigError
+from flowsnap.runtime.watcher import InvariantCheck
 from flowsnap.serialize import dump_code
 
 Code = Operator | Source | Sink
@@ -24,12 +25,14 @@ class PipelineDefinition:
     """A pipeline, ready to be submitted.
 
     ``code`` has one template for each operator of ``graph``. ``modules`` names the modules that a
-    worker cannot import, so that what they define travels by value.
+    worker cannot import, so that what they define travels by value. ``invariants`` are checked by
+    the job manager, and do not travel.
     """
 
     graph: JobGraph
     code: Mapping[OperatorId, Code]
     modules: tuple[str, ...] = ("__main__",)
+    invariants: InvariantCheck | None = None
 
 
 def pickle_definition(definition: PipelineDefinition) -> bytes:

@@ -36,6 +36,7 @@ from flowsnap.runtime.output import OutputChannel, Router, make_router
 from flowsnap.runtime.parts import TaskEvents, TaskParts
 from flowsnap.runtime.spill import SpillQueue
 from flowsnap.runtime.task import TaskRunner
+from flowsnap.runtime.tracing import TracedOutput, TracedQueue, Tracer
 from flowsnap.state.backend import RestoredState, StateBackend
 from flowsnap.storage.writer import CheckpointWriter
 
@@ -77,6 +78,9 @@ class Builder:
         self._sources = {
             spec.name for spec in deploy.job_graph.operators if spec.kind is OperatorKind.SOURCE
         }
+        places = enumerate(deploy.graph.tasks) if deploy.config.trace else ()
+        size = len(deploy.graph.tasks)
+        self._tracers = {task.id: Tracer(place, size) for place, task in places}
         self._own = [task for task in deploy.graph.tasks if task.worker == worker]
 
     def build(self, events: TaskEvents, deliver: Deliver, grant: Grant) -> list[BuiltTask]:
@@ -116,6 +120,7 @@ class Builder:
             inputs=inputs,
             routers=self._routers(task, deliver),
             aligner=self._aligner(task),
+            tracer=self._tracers.get(task.id),
             state=state,
             commits=SinkCommits(),
             is_ended=assignment.is_ended,
@@ -243,8 +248,12 @@ class Builder:
         edge = self._deploy.graph.edges[channel.edge]
         if edge.is_feedback:
             queue = SpillQueue(directory / f"feedback-{channel.id}")
-            return FeedbackChannel(channel.id, capacity, grant, queue)
-        return InputChannel(channel.id, capacity, grant, edge.port)
+            made: InputChannel = FeedbackChannel(channel.id, capacity, grant, queue)
+        else:
+            made = InputChannel(channel.id, capacity, grant, edge.port)
+        if channel.target in self._tracers:
+            made.queue = TracedQueue(channel.id, self._tracers[channel.target])
+        return made
 
     def _recordings(self, task: TaskSpec) -> Callable[[CheckpointId], Recording]:
         """Return what makes the recording of a checkpoint's channel state."""
@@ -303,12 +312,15 @@ class Builder:
         target = self._chains[edge.target].operators[0]
         batch_bytes = self._deploy.config.batch_bytes
         can_overtake = edge.partitioning is not Partitioning.BROADCAST
+        tracer = self._tracers.get(task.id)
+        outputs = [OutputChannel(one.id, target, deliver, batch_bytes) for one in channels]
+        if tracer is not None:
+            outputs = [TracedOutput(o.id, target, deliver, batch_bytes, tracer) for o in outputs]
+        for output in outputs:
+            output.can_overtake = can_overtake
         return make_router(
             edge.partitioning,
-            [
-                OutputChannel(channel.id, target, deliver, batch_bytes, can_overtake=can_overtake)
-                for channel in channels
-            ],
+            outputs,
             task.subtask,
             key_groups_of=lambda keys: key_groups(encode_keys(keys), groups),
             max_parallelism=groups,

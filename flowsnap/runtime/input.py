@@ -85,7 +85,9 @@ class InputChannel:
 
     def split(self, batch: Batch, records: int) -> Batch:
         """Return the first ``records`` of a batch that was taken out; the rest is put back."""
-        self.queue.appendleft(batch.part(records, len(batch)))
+        rest = batch.part(records, len(batch))
+        rest.stamp = None  # It has been received.
+        self.queue.appendleft(rest)
         return batch.part(0, records)
 
     def replenish(self) -> None:
@@ -184,6 +186,7 @@ class SourceInput:
         self._batch_records = batch_records
         self._retry_at_ms = 0
         self._recorded: dict[CheckpointId, tuple[SplitPosition, ...]] = {}
+        self._is_draining = False
         self._stamp: Stage | None = None
         if source.event_time is not None:
             self._begin_time(splits, restored_ms)
@@ -209,6 +212,8 @@ class SourceInput:
 
     def read(self, now_ms: int, records_max: int = sys.maxsize) -> Batch | None:
         """Return the next batch of some split, or None where there is none now."""
+        while self._is_draining and self._open:
+            self._finish(self._open[0])
         limit = min(self._batch_records, records_max)
         wait_ms = []
         for _ in range(len(self._open)):
@@ -314,6 +319,10 @@ class SourceInput:
         if current.reader is None:
             current.reader = self._source.open_split(current.split, current.position)
         return current.reader
+
+    def drain(self) -> None:
+        """Take the next read for the end of every split: nothing more is to be read."""
+        self._is_draining = True
 
     def _finish(self, current: _OpenSplit) -> None:
         with user_code(self._operator, self._subtask):

@@ -11,23 +11,30 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import zmq
 
 from flowsnap import failpoint
 from flowsnap.config import JobConfig
 from flowsnap.core.graph import ExecutionGraph, build_execution_graph, validate
 from flowsnap.core.ids import WorkerId
+from flowsnap.core.requests import RequestKind, Result
+from flowsnap.core.restore import NOTHING, Allowed
+from flowsnap.errors import CheckpointError, FlowsnapError
 from flowsnap.runtime.clock import SystemClock
 from flowsnap.runtime.definition import PipelineDefinition, pickle_definition
 from flowsnap.runtime.job_manager import JobManager, Surroundings
 from flowsnap.runtime.launcher import ProcessLauncher
 from flowsnap.runtime.local import LocalLauncher
-from flowsnap.runtime.recovery import Recovery
+from flowsnap.runtime.recovery import Recovery, Wanted
 from flowsnap.runtime.status import JobResult, JobStatus
+from flowsnap.storage import layout
 from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.storage.requests import Mailbox
 from flowsnap.transport.control import ControlServer, MemoryControl
 
 LOG = logging.getLogger("flowsnap")
+ANSWER_POLL_S = 0.01
 
 
 class JobHandle:
@@ -35,6 +42,7 @@ class JobHandle:
 
     def __init__(self, driver: _Driver, *, in_thread: bool) -> None:
         self._driver = driver
+        self._stops: list[str] = []  # the requests that ``wait`` answers
         self._thread: threading.Thread | None = None
         if in_thread:
             self._thread = threading.Thread(target=driver.run, name="flowsnap-job", daemon=True)
@@ -53,13 +61,36 @@ class JobHandle:
         """Return the worker processes that run: worker id to process id."""
         return {int(worker): pid for worker, pid in self._driver.worker_pids().items()}
 
-    def stop(self) -> None:
-        """Ask the job to end in order, with a last checkpoint from which it can be resumed."""
-        self._driver.request_stop()
+    def savepoint(self, name: str | None = None, *, timeout_s: float | None = None) -> Path:
+        """Make a savepoint of the running job, and return its directory once it is complete.
+
+        It holds all that was read until the call, and perhaps a little more. Without ``name`` it is
+        called after its checkpoint. After a timeout it may still come to be.
+
+        Raises:
+            CheckpointError: none was made: there is one of that name, the checkpoint was given up,
+                or the job has ended otherwise.
+            TimeoutError: it was not complete within ``timeout_s``.
+        """
+        request_id = self._driver.ask("savepoint", savepoint=name or "")
+        result = self._driver.await_result(request_id, timeout_s, drives=self._thread is None)
+        if result.error:
+            raise _refused(result)
+        return Path(result.savepoint)
+
+    def stop(self, *, savepoint: bool | str = False, drain: bool = False) -> None:
+        """Ask the job to end in order, with a last checkpoint from which it can be resumed.
+
+        Returns at once. ``savepoint``: make one of that checkpoint, of this name or called after
+        it; ``JobResult.savepoint`` says where it is. ``drain``: have the input end where it is, so
+        that every window fires and the job finishes; it is not to be resumed then.
+        """
+        name = savepoint if isinstance(savepoint, str) else ("" if savepoint else None)
+        self._stops.append(self._driver.ask("stop", savepoint=name, is_drain=drain))
 
     def cancel(self) -> None:
         """Ask the job to end at once, without a checkpoint."""
-        self._driver.request_cancel()
+        self._driver.ask("cancel")
 
     def wait(self, timeout_s: float | None = None) -> JobResult:
         """Wait for the end and return how it ended.
@@ -68,6 +99,7 @@ class JobHandle:
             TimeoutError: the job has not ended within ``timeout_s``.
             JobFailed: it failed.
             RestoreError: its checkpoint can't be restored.
+            CheckpointError: it was stopped, but the savepoint that was asked for was not made.
         """
         if self._thread is None:
             self._driver.run(timeout_s)
@@ -75,7 +107,23 @@ class JobHandle:
             self._thread.join(timeout_s)
         if not self.is_done:
             raise TimeoutError(f"the job has not ended within {timeout_s} s")
-        return self._driver.result()
+        asked = [answer for id_ in self._stops if (answer := self._driver.answer(id_)) is not None]
+        refused = next((answer for answer in asked if answer.error), None)
+        try:
+            result = self._driver.result()
+        except FlowsnapError as error:
+            if refused is not None:
+                error.add_note(refused.error)
+            raise
+        if refused is not None:
+            raise _refused(refused)
+        made = next((answer.savepoint for answer in asked if answer.savepoint), None)
+        return msgspec.structs.replace(result, savepoint=made)
+
+
+def _refused(result: Result) -> CheckpointError:
+    error = CheckpointError(result.error)
+    return error.hint(result.hint) if result.hint else error
 
 
 class _Driver:
@@ -101,11 +149,27 @@ class _Driver:
     def worker_pids(self) -> dict[WorkerId, int]:
         return self._manager.worker_pids()
 
-    def request_stop(self) -> None:
-        self._manager.request_stop()
+    def ask(
+        self, kind: RequestKind, *, savepoint: str | None = None, is_drain: bool = False
+    ) -> str:
+        return self._manager.desk.ask(kind, savepoint=savepoint, is_drain=is_drain)
 
-    def request_cancel(self) -> None:
-        self._manager.request_cancel()
+    def answer(self, request_id: str) -> Result | None:
+        return self._manager.desk.result(request_id)
+
+    def await_result(self, request_id: str, timeout_s: float | None, *, drives: bool) -> Result:
+        """Return the answer to a request; ``drives``: nobody but us runs the job."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while (result := self.answer(request_id)) is None:
+            if self.is_closed and self.answer(request_id) is None:
+                raise CheckpointError("the job had ended before it was asked")
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(f"no answer within {timeout_s} s")
+            if drives:
+                self.run(ANSWER_POLL_S)
+            else:
+                time.sleep(ANSWER_POLL_S)
+        return result
 
     def listen(self, server: ControlServer, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Sleep on this server's socket between rounds, and end its context with the job."""
@@ -179,14 +243,16 @@ def start_job(
     config: JobConfig,
     *,
     state_dir: Path | None = None,
-    restore: str | int = "latest",
+    restore: Wanted = "latest",
+    allowed: Allowed = NOTHING,
     in_thread: bool = True,
 ) -> JobHandle:
     """Submit a pipeline and return the handle to the running job.
 
     ``state_dir``: where checkpoints are kept; None: in a temporary directory that goes with the
-    job. ``restore``: "latest", "fresh", or the id of a checkpoint. ``in_thread``: the job manager
-    runs in a thread of its own; otherwise it runs in ``JobHandle.wait``, on the caller's.
+    job. ``restore``: "latest", "fresh", the id of a checkpoint, or the path of a savepoint;
+    ``allowed``: how the pipeline may differ from it. ``in_thread``: the job manager runs in a
+    thread of its own; otherwise it runs in ``JobHandle.wait``, on the caller's.
 
     Raises:
         ConfigError: the pipeline, a setting, an input or a target is not usable.
@@ -203,12 +269,14 @@ def start_job(
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    recovery = Recovery(directory, definition, scratch, restore)
+    recovery = Recovery(directory, definition, scratch, restore, allowed)
+    mailbox = Mailbox(directory.root / layout.REQUESTS)
     try:
+        mailbox.open()
         recovery.submit()
         if config.workers:
             recovery.publish_code(pickle_definition(definition))
-        driver = _driver(definition, config, graph, recovery)
+        driver = _driver(definition, config, graph, recovery, mailbox)
     except BaseException:
         recovery.close()
         raise
@@ -216,18 +284,22 @@ def start_job(
 
 
 def _driver(
-    definition: PipelineDefinition, config: JobConfig, graph: ExecutionGraph, recovery: Recovery
+    definition: PipelineDefinition,
+    config: JobConfig,
+    graph: ExecutionGraph,
+    recovery: Recovery,
+    mailbox: Mailbox,
 ) -> _Driver:
     clock = SystemClock()
     if not config.workers:
         memory = MemoryControl()
         local = LocalLauncher(memory, definition, clock)
-        around = Surroundings(clock, memory.server, local, recovery)
+        around = Surroundings(clock, memory.server, local, recovery, mailbox=mailbox)
         return _Driver(JobManager(graph, config, around), recovery, local.step)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     launcher = ProcessLauncher(recovery.scratch, config.heartbeat_interval_ms)
     server = ControlServer(context, recovery.scratch, launcher.token)
-    around = Surroundings(clock, server, launcher, recovery)
+    around = Surroundings(clock, server, launcher, recovery, mailbox=mailbox)
     driver = _Driver(JobManager(graph, config, around), recovery, None)
     driver.listen(server, context)
     return driver

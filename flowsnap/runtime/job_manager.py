@@ -16,22 +16,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from flowsnap import __version__
 from flowsnap.config import JobConfig
 from flowsnap.core import coordinator as checkpoints
 from flowsnap.core import job as life
+from flowsnap.core import requests
 from flowsnap.core.graph import ExecutionGraph
-from flowsnap.core.ids import AttemptId, CheckpointId, WorkerId
-from flowsnap.core.manifest import CheckpointManifest
+from flowsnap.core.ids import AttemptId, WorkerId
 from flowsnap.core.message import (
-    AbortCheckpoint,
-    Acknowledged,
     AlignWatermarks,
     Cancel,
     Cancelled,
-    Committed,
-    CompleteCheckpoint,
-    Declined,
     Deployed,
     FromWorker,
     Heartbeat,
@@ -41,29 +35,29 @@ from flowsnap.core.message import (
     TaskEnded,
     TaskFailed,
     ToWorker,
-    TriggerCheckpoint,
     WorkerReady,
 )
 from flowsnap.core.restart import RestartPolicy
 from flowsnap.errors import (
-    CheckpointError,
     ConnectionLost,
     FlowsnapError,
     JobFailed,
     PeerProtocolError,
-    StorageError,
 )
-from flowsnap.failpoint import failpoint
-from flowsnap.runtime.attempt import Attempt, versions
+from flowsnap.runtime.attempt import Attempt
+from flowsnap.runtime.checkpoint_driver import CheckpointDriver, Means
 from flowsnap.runtime.clock import Clock
 from flowsnap.runtime.launcher import Launcher
 from flowsnap.runtime.recovery import Recovery
 from flowsnap.runtime.report import Report
+from flowsnap.runtime.requests import Levers, RequestDesk
 from flowsnap.runtime.status import JobResult, JobStatus
 from flowsnap.runtime.watch import Watch
+from flowsnap.runtime.watcher import InvariantWatch
+from flowsnap.storage.requests import Mailbox
 
 LOG = logging.getLogger("flowsnap")
-IDLE_MS = 50
+IDLE_MS, CHECK_MS = 50, 5
 _ALIVE = {life.JobState.RUNNING, life.JobState.FINISHING}
 
 
@@ -89,6 +83,7 @@ class Surroundings:
     launcher: Launcher
     recovery: Recovery
     chance: random.Random = field(default_factory=random.Random)
+    mailbox: Mailbox | None = None
 
 
 class JobManager:
@@ -116,8 +111,27 @@ class JobManager:
         self._chance = around.chance
         self._error: FlowsnapError | None = None
         self._explained: AttemptId | None = None  # the attempt of whose end the cause is known
-        self._is_stop_requested = False
-        self._is_cancel_requested = False
+        self._invariants = InvariantWatch(around.recovery.invariants, around.recovery.store)
+        self._checkpoints = CheckpointDriver(self._means())
+        levers = Levers(self._feed, self._checkpoints.coordinate)
+        self.desk = RequestDesk(around.recovery, around.mailbox, levers)
+
+    def _means(self) -> Means:
+        return Means(
+            clock=self._clock,
+            config=self._config,
+            recovery=self._recovery,
+            report=self._report,
+            watch=self._invariants,
+            attempt=lambda: self._attempt,
+            queue=self._queue,
+            feed=self._feed,
+            tell=self._tell_all,
+            answer=self._answer,
+        )
+
+    def _answer(self, event: requests.Event) -> None:
+        self.desk.tell(event)  # which is made last
 
     # --- from any thread ----------------------------------------------------------------------
 
@@ -133,11 +147,11 @@ class JobManager:
 
     def request_stop(self) -> None:
         """Ask for an end in order, with a last checkpoint."""
-        self._is_stop_requested = True
+        self.desk.ask("stop")
 
     def request_cancel(self) -> None:
         """Ask for an end at once."""
-        self._is_cancel_requested = True
+        self.desk.ask("cancel")
 
     def worker_pids(self) -> dict[WorkerId, int]:
         """Return the worker processes that run."""
@@ -151,7 +165,7 @@ class JobManager:
 
     def step(self) -> int:
         """Do one round; return in how many ms to come back if nothing arrives before."""
-        self._take_requests()
+        self.desk.step(self._clock.now_ms())
         for worker, message in self._receive():
             self._take(worker, message)
         for worker, how in self._launcher.deaths():
@@ -162,7 +176,8 @@ class JobManager:
             self._lose(worker, why)
         self._feed(life.TimePassed())
         if self._attempt is not None and self._attempt.is_started:
-            self._coordinate(checkpoints.TimePassed())
+            self._checkpoints.step()
+            self._checkpoints.coordinate(checkpoints.TimePassed())
             self._tell_all(*self._attempt.loops.time_passed(now_ms))
         self._report.update(now_ms, self._machine, self._attempt)
         return self._idle_ms(now_ms)
@@ -191,23 +206,18 @@ class JobManager:
         """End every worker and release what is held; also after an error."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._recovery.close)
+            stack.callback(self._invariants.close)
             stack.callback(self._control.close)
             stack.callback(self._launcher.close)
+            stack.callback(self.desk.close)
 
     def _idle_ms(self, now_ms: int) -> int:
-        deadlines = [self._machine.next_deadline_ms(), now_ms + IDLE_MS]
+        wait_ms = CHECK_MS if self._invariants.is_busy else IDLE_MS
+        deadlines = [self._machine.next_deadline_ms(), now_ms + wait_ms]
         if self._attempt is not None and self._attempt.is_started:
             deadlines.append(self._attempt.coordinator.next_deadline_ms())
             deadlines.append(self._attempt.loops.next_deadline_ms())
         return max(0, min(at for at in deadlines if at is not None) - now_ms)
-
-    def _take_requests(self) -> None:
-        if self._is_stop_requested:
-            self._is_stop_requested = False
-            self._feed(life.StopRequested())
-        if self._is_cancel_requested:
-            self._is_cancel_requested = False
-            self._feed(life.CancelRequested())
 
     def _lose(self, worker: WorkerId, how: str) -> None:
         LOG.warning("worker %d is lost: %s", worker, how)
@@ -257,25 +267,10 @@ class JobManager:
                 self._feed(life.WorkerDeployed(worker))
             case TaskEnded(task=task):
                 self._feed(life.TaskReachedEnd(task))
-            case Committed(checkpoint_id=checkpoint_id, task=task):
-                is_done = attempt.commits.committed(task, checkpoint_id)
-                # Not started any more: the last word of a worker that died, while we start anew.
-                if is_done and attempt.is_final_complete and attempt.is_started:
-                    self._feed(life.FinalCommitted())
             case TaskFailed():
                 self._fail(message)
             case _:
-                self._take_checkpoint_message(message)
-
-    def _take_checkpoint_message(self, message: FromWorker) -> None:
-        match message:
-            case Acknowledged(checkpoint_id=checkpoint_id, snapshot=snapshot):
-                failpoint("jm.ack")
-                self._coordinate(checkpoints.TaskAcknowledged(checkpoint_id, snapshot))
-            case Declined(checkpoint_id=checkpoint_id, task=task, reason=reason):
-                self._coordinate(checkpoints.TaskDeclined(checkpoint_id, task, reason))
-            case _:
-                pass  # Every other kind has been taken before.
+                self._checkpoints.take(message, attempt)
 
     def _fail(self, failed: TaskFailed) -> None:
         text = failed.message if failed.task is None else f"task {failed.task}: {failed.message}"
@@ -327,7 +322,9 @@ class JobManager:
             case life.StartTasks():
                 self._start_tasks()
             case life.TakeFinalCheckpoint():
-                self._coordinate(checkpoints.TriggerRequested(checkpoints.Wish("final")))
+                self._checkpoints.coordinate(
+                    checkpoints.TriggerRequested(checkpoints.Wish("final"))
+                )
             case life.LaunchWorkers() | life.CancelTasks() | life.KillWorkers():
                 for worker in action.workers:
                     self._act_on_worker(action, worker)
@@ -370,7 +367,8 @@ class JobManager:
         self._report.started(self._clock.now_ms())
         self._tell_all(Start(attempt=self._attempt.id))
         self._attempt.is_started = True
-        self._coordinate(checkpoints.Started())
+        self._checkpoints.coordinate(checkpoints.Started())
+        self.desk.tell(requests.Started())
 
     def _end(self, state: life.JobState, message: str) -> None:
         LOG.info("job %s %s%s", self._recovery.job, state, f": {message}" if message else "")
@@ -382,95 +380,8 @@ class JobManager:
         if isinstance(self._error, JobFailed):
             self._error.history = self._machine.failures
         self._recovery.record_outcome(state, message)
+        self.desk.tell(requests.Ended(state, message))
         self._report.update(self._clock.now_ms(), self._machine, self._attempt)
-
-    # --- what the coordinator wants -----------------------------------------------------------
-
-    def _coordinate(self, event: checkpoints.Event) -> None:
-        self._queue(lambda: self._handle_checkpoint(event))
-
-    def _handle_checkpoint(self, event: checkpoints.Event) -> None:
-        attempt = self._attempt
-        if attempt is None or not attempt.is_started:
-            return
-        now_ms = self._clock.now_ms()
-        for action in attempt.coordinator.handle(event, now_ms):
-            LOG.debug("%s: %s", type(event).__name__, type(action).__name__)
-            self._carry_out_checkpoint(action, attempt)
-
-    def _carry_out_checkpoint(self, action: checkpoints.Action, attempt: Attempt) -> None:
-        match action:
-            case checkpoints.InjectBarriers(checkpoint_id, wish):
-                self._inject(checkpoint_id, wish, attempt)
-            case checkpoints.WriteManifest():
-                self._write_manifest(action, attempt)
-            case checkpoints.NotifyComplete(checkpoint_id, kind):
-                self._notify(checkpoint_id, kind, attempt)
-            case checkpoints.Abort(checkpoint_id, reason):
-                LOG.warning("checkpoint %d aborted: %s", checkpoint_id, reason)
-                self._report.checkpoint_failed()
-                self._tell_all(AbortCheckpoint(attempt=attempt.id, checkpoint_id=checkpoint_id))
-            case checkpoints.FailAttempt(reason):
-                self._feed(life.AttemptFailed(reason, True, None))
-
-    def _inject(
-        self, checkpoint_id: CheckpointId, wish: checkpoints.Wish, attempt: Attempt
-    ) -> None:
-        try:
-            self._recovery.reserve(checkpoint_id)
-        except StorageError as error:
-            self._feed(life.AttemptFailed(str(error), True, None))
-            return
-        attempt.triggered_at_wall_ms[checkpoint_id] = self._clock.wall_ms()
-        self._report.checkpoint_pending(checkpoint_id)
-        self._tell_all(
-            TriggerCheckpoint(
-                attempt=attempt.id,
-                checkpoint_id=checkpoint_id,
-                is_final=wish.is_final,
-                timeout_ms=self._config.barrier_timeout_of(wish.alignment),
-                initiators=frozenset(wish.initiators),
-            )
-        )
-        failpoint("jm.triggered")
-
-    def _write_manifest(self, action: checkpoints.WriteManifest, attempt: Attempt) -> None:
-        manifest = CheckpointManifest(
-            job=self._recovery.job,
-            run_id=self._recovery.run_id,
-            checkpoint_id=action.checkpoint_id,
-            attempt=attempt.id,
-            kind=action.kind,
-            graph=self._recovery.job_graph,
-            tasks=action.snapshots,
-            triggered_at_ms=attempt.triggered_at_wall_ms[action.checkpoint_id],
-            duration_ms=action.duration_ms,
-            versions=versions(__version__),
-        )
-        try:
-            self._recovery.write_manifest(manifest)
-        except (CheckpointError, StorageError) as error:
-            if isinstance(error, StorageError) and not error.is_definite:
-                # It may be there: no abort and no delete. The next attempt looks what there is.
-                self._feed(life.AttemptFailed(str(error), True, None))
-            else:
-                self._coordinate(checkpoints.ManifestFailed(action.checkpoint_id, str(error)))
-            return
-        self._report.checkpoint_completed(manifest)
-        self._coordinate(checkpoints.ManifestWritten(action.checkpoint_id))
-
-    def _notify(
-        self, checkpoint_id: CheckpointId, kind: checkpoints.CheckpointKind, attempt: Attempt
-    ) -> None:
-        LOG.info("%s", self._report.describe_last_checkpoint())
-        attempt.commits.expect(checkpoint_id)
-        attempt.is_final_complete = kind == "final"
-        self._tell_all(CompleteCheckpoint(attempt=attempt.id, checkpoint_id=checkpoint_id))
-        failpoint("jm.notify_sent")
-        try:
-            self._recovery.retire(self._config.checkpoints_retained)
-        except StorageError as error:
-            LOG.warning("older checkpoints are still there: %s", error)
 
     # --- sending ------------------------------------------------------------------------------
 

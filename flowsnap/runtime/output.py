@@ -54,12 +54,10 @@ class OutputChannel:
         target: OperatorId,
         deliver: Callable[[ChannelId, Element], int],
         batch_bytes: int,
-        *,
-        can_overtake: bool = True,
     ) -> None:
         self.id = id
         self.target = target
-        self.can_overtake = can_overtake
+        self.can_overtake = True
         self.credit = CreditSender()
         self.backlog: deque[Element] = deque()
         self.records_max = RECORDS_FIRST

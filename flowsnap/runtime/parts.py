@@ -12,7 +12,7 @@ from flowsnap.core.commit import SinkCommits
 from flowsnap.core.element import Batch
 from flowsnap.core.graph import ChainSpec, TaskSpec
 from flowsnap.core.ids import CheckpointId, OperatorId, TaskId
-from flowsnap.core.manifest import OperatorStateValues, PreparedOutput, SplitPosition
+from flowsnap.core.manifest import OperatorStateValues, PreparedOutput, SplitPosition, TaskTrace
 from flowsnap.core.rounds import RoundReport
 from flowsnap.core.watermark import MIN_WATERMARK
 from flowsnap.errors import LocalProtocolError
@@ -21,6 +21,7 @@ from flowsnap.runtime.channel_state import Recording
 from flowsnap.runtime.clock import SystemClock, now_ns
 from flowsnap.runtime.input import InputChannel, SourceInput
 from flowsnap.runtime.output import Router
+from flowsnap.runtime.tracing import Tracer
 from flowsnap.state.backend import Persist, StateBackend
 
 PART_MS = 50
@@ -46,6 +47,7 @@ class TakenSnapshot:
     alignment_ms: float
     synchronous_ms: float
     recording: Recording | None = None
+    trace: TaskTrace | None = None
 
 
 def _nowhere(checkpoint_id: CheckpointId) -> Recording:
@@ -90,6 +92,7 @@ class TaskParts:
     watermark_ms: int = MIN_WATERMARK
     wall_ms: Callable[[], int] = SystemClock().wall_ms
     now_ms: Callable[[], int] = SystemClock().now_ms
+    tracer: Tracer | None = None
     new_recording: Callable[[CheckpointId], Recording] = _nowhere
     transit: Iterable[Transit] = ()
 

@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flowsnap.config import JobConfig
+from flowsnap.core import manifest as manifests
 from flowsnap.core import restore
 from flowsnap.core.graph import ExecutionGraph, JobGraph, OperatorKind, build_execution_graph
 from flowsnap.core.ids import CheckpointId, OperatorId
 from flowsnap.core.manifest import CheckpointManifest
 from flowsnap.core.message import TaskAssignment
 from flowsnap.core.operator import Sink, Source, Split, Submission
-from flowsnap.errors import ManifestCorrupt, RestoreError
+from flowsnap.core.restore import NOTHING, Allowed
+from flowsnap.errors import ManifestCorrupt, RestoreError, StorageError
 from flowsnap.failpoint import failpoint
 from flowsnap.runtime.attempt import CodeBlob, Deployment
 from flowsnap.runtime.definition import PipelineDefinition
+from flowsnap.runtime.watcher import InvariantCheck
 from flowsnap.serialize import code_sha256
+from flowsnap.storage import export
+from flowsnap.storage import savepoint as savepoints
 from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.storage.record import Completion
+from flowsnap.storage.savepoint import Savepoint
+from flowsnap.storage.store import CheckpointStore
 
+LOG = logging.getLogger("flowsnap")
 LATEST, FRESH = "latest", "fresh"
+
+Wanted = str | int | Path
+"""What to begin with: "latest", "fresh", the id of a checkpoint, or the path of a savepoint."""
 
 
 class Recovery:
-    """Chooses and hands out checkpoints; ``wanted`` is "latest", "fresh" or the id of one."""
+    """Chooses and hands out checkpoints; ``allowed``: how the pipeline may differ from one."""
 
     def __init__(
         self,
         directory: JobDirectory,
         definition: PipelineDefinition,
         scratch: Path,
-        wanted: str | int,
+        wanted: Wanted,
+        allowed: Allowed = NOTHING,
     ) -> None:
         self.job = definition.graph.name
         self.job_graph: JobGraph = definition.graph
@@ -40,11 +54,22 @@ class Recovery:
         self._code = CodeBlob("", "")
         self.scratch = scratch
         self._wanted = wanted
+        self._allowed = allowed
         self._restored: CheckpointManifest | None = None
         self._newest_before = CheckpointId(0)
         self._durable = CheckpointId(0)  # the newest checkpoint that we know to be
         self._splits: Mapping[OperatorId, Sequence[Split]] = {}
         self.run_id = directory.run_id or ""
+
+    @property
+    def invariants(self) -> InvariantCheck | None:
+        """What has to hold of every checkpoint, if anything has."""
+        return self._definition.invariants
+
+    @property
+    def store(self) -> CheckpointStore:
+        """Where the files of checkpoints lie."""
+        return self._directory.store
 
     # --- submission ---------------------------------------------------------------------------
 
@@ -56,14 +81,15 @@ class Recovery:
             RestoreError: the wanted checkpoint does not exist, or the pipeline does not fit it.
         """
         self._directory.clean_leftovers()
-        self._restored = self._choose()
+        savepoint = savepoints.find(self._wanted) if isinstance(self._wanted, Path) else None
+        self._restored = self._choose() if savepoint is None else savepoint.manifest
+        if self._restored is not None:
+            self._check(self._restored)
         self._splits = self._enumerate()
         # Whatever does not fit is found before anything is begun, gone back from, or removed.
         self._assign(build_execution_graph(self.job_graph, workers=1))
-        if self._restored is None or self._restored.run_id != self.run_id:
-            self.run_id = self._directory.begin_run()
-        if self._restored is not None:
-            self._directory.go_back(self._restored.checkpoint_id)
+        self._begin(savepoint)
+        origin = self._go_back()
         self._newest_before = max(self._directory.checkpoints(), default=CheckpointId(0))
         for name, sink in self._sinks():
             sink.on_submit(
@@ -74,9 +100,33 @@ class Recovery:
                     run_id=self.run_id,
                     is_fresh=self._restored is None,
                     former_run_ids=self._directory.former_run_ids,
-                    restored_from=self.restored_from,
+                    restored_from=origin,
                 )
             )
+
+    def _begin(self, savepoint: Savepoint | None) -> None:
+        """Begin a run, unless the current one goes on; a savepoint is brought in first."""
+        if savepoint is not None:
+            size_bytes = manifests.size_bytes(savepoint.manifest)
+            LOG.info("bringing in %s, %d bytes", savepoint.path, size_bytes)
+            self._restored = savepoints.bring_in(self._directory, savepoint)
+            self.run_id = self._directory.run_id
+        elif self._restored is None:
+            self.run_id = self._directory.begin_run()
+        elif self._restored.run_id != self.run_id:
+            self.run_id = self._directory.begin_run(after=self._restored.run_id)
+
+    def _go_back(self) -> CheckpointId | None:
+        """Give up the checkpoints of the history that the job leaves; return after which one.
+
+        A checkpoint that was brought in follows upon an older one of this job, or upon none, where
+        it is another's: what came between is given up, and sinks are told to write it anew.
+        """
+        if self._restored is None:
+            return None
+        origin, own = self._restored.origin, self._restored.checkpoint_id
+        self._directory.go_back(own if origin is None else origin, but=own)
+        return own if origin is None else origin
 
     def publish_code(self, blob: bytes) -> None:
         """Put the user's code where the workers of this run find it, and nobody else."""
@@ -150,13 +200,38 @@ class Recovery:
         self._directory.write_manifest(manifest)
         self._durable = manifest.checkpoint_id
 
-    def retire(self, retained: int) -> None:
+    def check_savepoint(self, name: str) -> None:
+        """Check that a savepoint of this name can be made; an empty name is chosen later.
+
+        Raises:
+            ConfigError: it is no name, or there is one already.
+        """
+        export.check_new(self._directory, name)
+
+    def export(self, checkpoint_id: CheckpointId, name: str) -> Path:
+        """Make a savepoint of a complete checkpoint that is not retired yet; return where it is.
+
+        Raises:
+            ConfigError: as ``check_savepoint``.
+            RestoreError: there is no such checkpoint.
+            StorageError: the disk failed.
+        """
+        return export.export(self._directory, checkpoint_id, name)
+
+    def record_completion(self, completion: Completion) -> None:
+        """Record how long the end of a checkpoint took; a failure is only said."""
+        try:
+            self._directory.record_completion(completion)
+        except StorageError as error:
+            LOG.warning("the times of %d are lost: %s", completion.checkpoint_id, error)
+
+    def retire(self, retained: int, pending: Sequence[CheckpointId] = ()) -> None:
         """Delete the checkpoints beyond the newest ``retained``, and what only they refer to.
 
         Raises:
             StorageError: it stopped half-way; the next call goes on.
         """
-        self._directory.retire(retained)
+        self._directory.retire(retained, pending=pending)
 
     def record_outcome(self, state: str, message: str) -> None:
         """Record how the job ended."""
@@ -184,15 +259,26 @@ class Recovery:
             raise RestoreError(
                 f"checkpoint {chosen} belongs to job {manifest.job!r}, not to {self.job!r}"
             )
-        restore.check_compatible(manifest, self.job_graph)
         return manifest
+
+    def _check(self, manifest: CheckpointManifest) -> None:
+        restore.check_compatible(manifest, self.job_graph, self._allowed)
+        change = restore.difference(manifest, self.job_graph)
+        if change.removed:
+            LOG.warning("dropped, as allowed: the state of %s", ", ".join(change.removed))
+        if change.added:
+            LOG.warning("without state, as allowed: %s", ", ".join(change.added))
 
     def _candidates(self, wanted: int | None) -> list[CheckpointId]:
         """Return the checkpoints of this life of the job, or all when one is asked for by id."""
         found = self._directory.checkpoints()
-        if wanted is not None or not found:
+        if wanted is not None:
             return found
-        newest = self._newest(found)
+        begun = {self.run_id, *self._directory.former_run_ids}
+        while found and (newest := self._newest(found)).run_id not in begun:
+            found.pop()  # Of a run that was to begin with a savepoint, and did not come to begin.
+        if not found:
+            return found
         # Started over and stopped before the first checkpoint: what is here is of a former life.
         return found if newest.run_id == self.run_id else []
 

@@ -246,6 +246,7 @@ class Snapshotter:
                 watermarks=snapshot.watermarks,
                 channels=() if recording is None else recording.states(),
                 channel_file=channels,
+                trace=snapshot.trace,
                 times=SnapshotTimes(
                     alignment_ms=snapshot.alignment_ms,
                     synchronous_ms=snapshot.synchronous_ms,

@@ -66,3 +66,4 @@ class JobResult(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: int
     running_ms: int  # from the first record of the first attempt to the end
     failures: tuple[str, ...] = ()
+    savepoint: str | None = None  # the directory of the one that ``JobHandle.stop`` asked for

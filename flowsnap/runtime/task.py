@@ -56,7 +56,7 @@ class TaskRunner:
         self.is_loop = any(channel.is_feedback for channel in parts.inputs)
         self._parts = parts
         self._chain = parts.chain
-        self._source = parts.source
+        self.source = self._source = parts.source
         self._blocked: set[ChannelId] = set() if parts.aligner is None else parts.aligner.blocked
         self._events = events
         self._sink = sink_output(parts, events)
@@ -438,6 +438,7 @@ class TaskRunner:
         if self._sink is not None:
             self._sink.prepare(checkpoint_id)
         self._flush()
+        trace = None if self._parts.tracer is None else self._parts.tracer.trace()
         recording = self._checkpoints.cut(cut)
         synchronous_ms = (now_ns() - started) / 1e6
         if self._source is not None:
@@ -457,6 +458,7 @@ class TaskRunner:
                 alignment_ms=cut.alignment_ms,
                 synchronous_ms=synchronous_ms,
                 recording=recording,
+                trace=trace,
             )
         )
 

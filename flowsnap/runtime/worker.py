@@ -32,6 +32,7 @@ from flowsnap.core.message import (
     Declined,
     Deploy,
     Deployed,
+    Drain,
     EndOfLoops,
     FromWorker,
     LookRound,
@@ -45,7 +46,7 @@ from flowsnap.core.message import (
     TriggerCheckpoint,
 )
 from flowsnap.core.rounds import RoundReport
-from flowsnap.errors import FlowsnapError, OperatorError
+from flowsnap.errors import ConnectionLost, FlowsnapError, OperatorError
 from flowsnap.failpoint import failpoint
 from flowsnap.runtime.clock import Clock
 from flowsnap.runtime.deployment import Builder
@@ -62,6 +63,8 @@ PROGRESS_INTERVAL_MS = 200
 ALIGN_INTERVAL_MS = 50
 IDLE_MS = 100
 UPLOAD_POLL_MS = 2
+LOSS_GRACE_MS = 250
+"""How long a worker keeps a lost connection to itself: whoever caused it has more to tell."""
 _OWN_FILES = tuple(
     str(Path(__file__).parents[1] / part)
     for part in ("core", "operators", "runtime", "state", "connectors", "transport", "storage")
@@ -115,6 +118,8 @@ class Worker:
         self._progress_at_ms = 0
         self._positions_at_ms = 0
         self._positions_interval_ms = 1000
+        self._loss: TaskFailed | None = None  # not told yet
+        self._loss_due_ms = 0
 
     # --- the loop -----------------------------------------------------------------------------
 
@@ -126,7 +131,7 @@ class Worker:
             for message in self._control.receive():
                 self._take(message)
             if not self._is_running:
-                return IDLE_MS
+                return self._tell_loss()
             self._receive()
             now_ms, is_busy = self._clock.now_ms(), False
             for task in self._tasks:
@@ -277,6 +282,7 @@ class Worker:
     def _close_attempt(self) -> None:
         """Drop everything of the current attempt; an error while closing is not worth another."""
         self._is_running = False
+        self._loss = None
         tasks, self._tasks = self._tasks, []
         self._inputs, self._outputs = {}, {}
         if self._snapshots is not None:
@@ -292,10 +298,30 @@ class Worker:
 
     def _fail(self, task: TaskRunner | None, error: Exception) -> None:
         message = describe_failure(error, self._attempt, self.id, task.id if task else None)
+        # The second time it is the connection to the job manager: there is nobody to wait for.
+        is_consequence = isinstance(error, ConnectionLost) and self._is_running
         try:
-            self._control.send(message)  # before the others find their connections broken
+            if not is_consequence:
+                self._control.send(message)  # before the others find their connections broken
         finally:
             self._close_attempt()
+        if is_consequence:
+            self._loss, self._loss_due_ms = message, self._clock.now_ms() + LOSS_GRACE_MS
+
+    def _tell_loss(self) -> int:
+        """Tell of a lost connection, unless the attempt was ended in time; return when to return.
+
+        The report of the peer that failed, or the death of its process, may reach the job manager
+        after ours, and it is the one that says what happened and whether a restart helps.
+        """
+        if self._loss is None:
+            return IDLE_MS
+        left_ms = self._loss_due_ms - self._clock.now_ms()
+        if left_ms > 0:
+            return left_ms
+        loss, self._loss = self._loss, None
+        self._control.send(loss)
+        return IDLE_MS
 
     # --- channels -----------------------------------------------------------------------------
 
@@ -359,6 +385,8 @@ def _tell(task: TaskRunner, message: ToWorker) -> None:
             task.look(number)
         case EndOfLoops():
             task.end_loop()
+        case Drain() if task.source is not None:
+            task.source.drain()
         case _:
             pass  # Deploy, Cancel and Shutdown have been taken before.
 

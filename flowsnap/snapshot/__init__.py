@@ -1,6 +1,8 @@
 """Looking at a snapshot: open a checkpoint without its job, read it, query it, change it."""
 
+from flowsnap.core.operator import MISSING
 from flowsnap.serialize import Opaque
+from flowsnap.snapshot.builder import SavepointBuilder
 from flowsnap.snapshot.content import (
     ChannelBatch,
     ChannelContent,
@@ -13,6 +15,9 @@ from flowsnap.snapshot.content import (
     TaskPart,
     Timer,
 )
+from flowsnap.snapshot.cut import CutFinding, check_cut
+from flowsnap.snapshot.difference import Change, SnapshotDifference, StateDifference, diff
+from flowsnap.snapshot.invariant import Invariant, Violation, run_invariants
 from flowsnap.snapshot.keyed import KeyedState
 from flowsnap.snapshot.snapshot import Snapshot
 
@@ -30,4 +35,15 @@ __all__ = [
     "ChannelContent",
     "ChannelBatch",
     "Opaque",
+    "diff",
+    "SnapshotDifference",
+    "StateDifference",
+    "Change",
+    "check_cut",
+    "CutFinding",
+    "Invariant",
+    "Violation",
+    "run_invariants",
+    "SavepointBuilder",
+    "MISSING",
 ]

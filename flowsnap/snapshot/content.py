@@ -146,16 +146,16 @@ class ChannelContent(msgspec.Struct, frozen=True):
     @property
     def timestamps(self) -> list[int | None]:
         """The event time of each record, in ms since the epoch, where it has one."""
-        return [
-            time
-            for batch in self.batches
-            for time in (batch.timestamps or [None] * len(batch.values))
-        ]
+        return [time for batch in self.batches for time in _or_none(batch.timestamps, batch)]
 
     @property
     def keys(self) -> list[Any]:
         """The key of each record; None for each where they have none."""
-        return [key for batch in self.batches for key in (batch.keys or [None] * len(batch.values))]
+        return [key for batch in self.batches for key in _or_none(batch.keys, batch)]
 
     def __len__(self) -> int:
         return sum(len(batch.values) for batch in self.batches)
+
+
+def _or_none(items: list[Any] | None, batch: ChannelBatch) -> list[Any]:
+    return [None] * len(batch.values) if items is None else items

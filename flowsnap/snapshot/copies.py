@@ -233,5 +233,3 @@ def _is_alive(pid: int) -> bool:
 
 
 __all__ = ["LocalCopies", "MemoryRows", "Rows"]
-
-

@@ -75,8 +75,6 @@ def plain_pickled(data: bytes) -> Any:
         return opaque_type("unreadable")(str(error.__cause__))
 
 
-
-
 def _elements(data: bytes, at: int) -> tuple[list[Any], int]:
     elements = []
     while data[at] != 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any
 
@@ -19,7 +19,7 @@ from flowsnap.errors import ConfigError
 from flowsnap.snapshot.content import Row, StateInfo
 from flowsnap.snapshot.copies import Rows
 from flowsnap.snapshot.decode import Decoder
-from flowsnap.state.codec import row_prefix
+from flowsnap.state.codec import PREFIX_BYTES, row_prefix
 from flowsnap.state.registry import is_expiring
 
 Raw = tuple[bytes, bytes, TableSpec]
@@ -95,7 +95,13 @@ class KeyedState:
         return self.keys()
 
     def __len__(self) -> int:
-        return sum(1 for _ in self.keys())
+        if self.info.expires:
+            return sum(1 for _ in self.keys())
+        raws = (raw for _, raw in self.raw_rows())
+        if not self._is_map:
+            return sum(1 for _ in raws)
+        key = self._reading.decoder.key
+        return sum(1 for _ in groupby(raws, key=lambda raw: raw[0][: key(raw[0], 0)[1]]))
 
     def get(self, key: Any, default: Any = None) -> Any:
         """Return the value of one key, or ``default``; only its rows are read.
@@ -158,9 +164,7 @@ class KeyedState:
 
         ``by_key``: as if all were in one group, in the order of the keys' bytes alone.
         """
-        groups = [
-            (part, group) for part in self._parts for group in part.key_groups
-        ]
+        groups = [(part, group) for part in self._parts for group in part.key_groups]
         if by_key:
             streams = [self._scan(part, group, b"") for part, group in groups]
             return (((0, raw[0]), raw) for raw in heapq.merge(*streams, key=itemgetter(0)))
@@ -175,13 +179,8 @@ class KeyedState:
             StateError: the bytes are no row.
         """
         suffix, data, table = raw
-        decoder = self._reading.decoder
-        key, end = decoder.key(suffix, 0)
-        namespace = decoder.key(suffix, end)[0] if self._is_map else None
-        value, expires_ms = decoder.value(data), None
-        if is_expiring(table):
-            expires_ms, value = value
-        return Row(key, namespace, value, group, expires_ms, table.version)
+        row = row_prefix(group, table.state_id) + suffix
+        return decoded_row(self._reading.decoder, table, row, data)
 
     def _decoded(self, group: int, raws: Iterable[Raw]) -> Iterator[Row]:
         now_ms = self._reading.now_ms
@@ -214,6 +213,21 @@ class KeyedState:
                 f"{self.operator!r}"
             ).hint(f"key groups are 0 to {self.max_parallelism - 1}")
         return range(group, group + 1)
+
+
+def decoded_row(decoder: Decoder, table: TableSpec, row: bytes, data: bytes) -> Row:
+    """Return a row of its bytes.
+
+    Raises:
+        StateError: the bytes are no row.
+    """
+    key, end = decoder.key(row, PREFIX_BYTES)
+    namespace = decoder.key(row, end)[0] if table.kind.startswith("map") else None
+    value, expires_ms = decoder.value(data), None
+    if is_expiring(table):
+        expires_ms, value = value
+    group = int.from_bytes(row[:2], "big")
+    return Row(key, namespace, value, group, expires_ms, table.version)
 
 
 def key_prefix(prefix: Any) -> bytes:

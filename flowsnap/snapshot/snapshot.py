@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-from flowsnap.core.manifest import CheckpointManifest
+from flowsnap.core.manifest import CheckpointManifest, TableSpec
 from flowsnap.errors import ManifestCorrupt
 from flowsnap.serialize import load, load_plain
 from flowsnap.snapshot import parts
@@ -27,13 +27,14 @@ from flowsnap.snapshot.content import (
     OperatorValues,
     PendingCommit,
     Position,
+    Row,
     StateInfo,
     TaskPart,
     Timer,
 )
 from flowsnap.snapshot.copies import LocalCopies
 from flowsnap.snapshot.decode import PLAIN, TRUSTED
-from flowsnap.snapshot.keyed import KeyedState, Reading, StatePart
+from flowsnap.snapshot.keyed import KeyedState, Reading, StatePart, decoded_row
 from flowsnap.snapshot.place import Place, find
 from flowsnap.storage.store import CheckpointStore
 
@@ -316,6 +317,14 @@ class Snapshot:
     def copies(self) -> LocalCopies:
         """The files, for whoever copies them."""
         return self._copies
+
+    def row_of(self, table: TableSpec, row: bytes, data: bytes) -> Row:
+        """Return a row of a task's files, for whoever copies them.
+
+        Raises:
+            StateError: the bytes are no row.
+        """
+        return decoded_row(self._decoder, table, row, data)
 
     def _keyed(self, info: StateInfo) -> KeyedState:
         own = []

@@ -14,7 +14,7 @@ from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.filesystem import FileSystem
 from flowsnap.storage.job_store import JobStore
 from flowsnap.storage.ownership import OwnerLock, claim_directory
-from flowsnap.storage.store import is_name
+from flowsnap.storage.store import is_name, is_temporary
 from flowsnap.storage.writer import CheckpointWriter
 
 
@@ -102,7 +102,7 @@ class JobDirectory(JobStore):
         Raises:
             StorageError: it stopped half-way; the next call goes on. Nothing kept is affected.
         """
-        return self.remove_work() + super().clean_leftovers()
+        return self.remove_work() + self._remove_savepoints_begun() + super().clean_leftovers()
 
     def remove_work(self) -> list[str]:
         """Delete the local state of every attempt there was; none may be running."""
@@ -112,6 +112,15 @@ class JobDirectory(JobStore):
                 # A worker of an earlier life may still be writing: what stays goes the next time.
                 shutil.rmtree(self.root / layout.WORK / entry.name, ignore_errors=True)
                 deleted.append(f"{layout.WORK}/{entry.name}")
+        return deleted
+
+    def _remove_savepoints_begun(self) -> list[str]:
+        """Delete what interrupted exports have left beside the savepoints."""
+        place, deleted = self.root / layout.SAVEPOINTS, []
+        for entry in FileSystem().scan(place):
+            if entry.is_directory and is_temporary(entry.name):
+                shutil.rmtree(place / entry.name, ignore_errors=True)
+                deleted.append(f"{layout.SAVEPOINTS}/{entry.name}")
         return deleted
 
     def _local(self, *parts: str) -> Path:

@@ -36,7 +36,15 @@ from flowsnap.errors import (
 from flowsnap.failpoint import failpoint
 from flowsnap.storage import layout
 from flowsnap.storage.publish import create_surely, pass_failpoint, put_surely
-from flowsnap.storage.record import AttemptRecord, Identity, Outcome, Reservation, seal, unseal
+from flowsnap.storage.record import (
+    AttemptRecord,
+    Completion,
+    Identity,
+    Outcome,
+    Reservation,
+    seal,
+    unseal,
+)
 from flowsnap.storage.store import CheckpointStore, Step
 from flowsnap.storage.verification import Finding, verify
 
@@ -69,6 +77,11 @@ class JobStore:
         self._manifests: dict[CheckpointId, CheckpointManifest] = {}
         self._is_settled = False  # whether what seems to be deleted is surely gone
         self._identity = self._identify()
+
+    @property
+    def store(self) -> CheckpointStore:
+        """The store that everything lies in."""
+        return self._store
 
     # --- runs and attempts -----------------------------------------------------------------------
 
@@ -203,6 +216,24 @@ class JobStore:
             )
         self._manifests[manifest.checkpoint_id] = manifest
 
+    def record_completion(self, completion: Completion) -> None:
+        """Record how long the end of a complete checkpoint took.
+
+        Raises:
+            StorageError: it is not recorded, which harms nobody.
+        """
+        self._check_writable()
+        self._store.put(layout.completion_path(completion.checkpoint_id), seal(completion))
+
+    def completion(self, checkpoint_id: CheckpointId) -> Completion | None:
+        """Return what was recorded of a checkpoint's end; None: nothing, or nothing readable."""
+        path = layout.completion_path(checkpoint_id)
+        try:
+            data = self._store.get(path) if self._store.exists(path) else b""
+            return unseal(data, Completion, self._source(path)) if data else None
+        except (ManifestCorrupt, StorageError):
+            return None
+
     def secure(self, checkpoint_id: CheckpointId) -> None:
         """Make a complete checkpoint durable, whoever wrote it: call it before it is relied upon.
 
@@ -300,9 +331,7 @@ class JobStore:
             pass_failpoint("jm.subsumed_deleted")
         return deleted + list(self._collect(pending))
 
-    def go_back(
-        self, checkpoint_id: CheckpointId, *, but: CheckpointId | None = None
-    ) -> list[str]:
+    def go_back(self, checkpoint_id: CheckpointId, *, but: CheckpointId | None = None) -> list[str]:
         """Give up every checkpoint after this one, ``but`` one, durably; return what was deleted.
 
         Call it before the output of those is removed: one that were taken for the newest at the

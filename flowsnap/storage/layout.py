@@ -21,7 +21,9 @@ LOCAL = frozenset({LOCK, WORK, LOGS, SAVEPOINTS, REQUESTS})
 """What lies beside the store's files at the top of the job directory, and is not looked into."""
 
 _ATTEMPT = re.compile(r"attempts/(\d{8,})\.json")
-_CHECKPOINT = re.compile(r"checkpoints/(\d{8,})/(manifest\.json|begun|[^/]+\.\d+/[^/]+)")
+_CHECKPOINT = re.compile(
+    r"checkpoints/(\d{8,})/((manifest|completion)\.json|begun|[^/]+\.\d+/[^/]+)"
+)
 _SHARED = re.compile(r"shared/(\d{8,})-(\d{8,})-[0-9a-f]{16}\.sst")
 _WORK = re.compile(r"\d{8,}")
 _PLAIN_OPERATOR = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
@@ -35,6 +37,11 @@ def attempt_path(attempt: AttemptId) -> str:
 def begun_path(checkpoint_id: CheckpointId) -> str:
     """Return where the reservation of a checkpoint's id lies."""
     return f"{checkpoint_directory(checkpoint_id)}begun"
+
+
+def completion_path(checkpoint_id: CheckpointId) -> str:
+    """Return where lies what became known of a checkpoint after it was complete."""
+    return f"{checkpoint_directory(checkpoint_id)}completion.json"
 
 
 def private_path(checkpoint_id: CheckpointId, task: TaskId, name: str) -> str:

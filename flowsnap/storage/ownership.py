@@ -110,6 +110,27 @@ class OwnerLock:
             self._descriptor = -1
 
 
+def is_held(path: Path) -> bool:
+    """Return whether a living process holds a lock, without holding it longer than to look.
+
+    Raises:
+        ConfigError: it cannot be told.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ConfigError(f"cannot open the lock {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def read_owner(path: Path) -> Owner | None:
     """Return who holds or last held the lock; None where the file does not say."""
     try:

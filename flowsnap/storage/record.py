@@ -60,6 +60,18 @@ class Reservation(Record, frozen=True, kw_only=True):
     begun_at_ms: int
 
 
+class Completion(Record, frozen=True, kw_only=True):
+    """What became known of a checkpoint only after its manifest; for people alone.
+
+    ``manifest_ms``: from its trigger until the manifest was durable; ``commit_ms``: from then until
+    every sink had committed.
+    """
+
+    checkpoint_id: CheckpointId
+    manifest_ms: int
+    commit_ms: int
+
+
 class Outcome(Record, frozen=True, kw_only=True):
     """How a run ended: ``state`` is the job's last one."""
 

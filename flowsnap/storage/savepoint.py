@@ -1,4 +1,4 @@
-"""Savepoints: a completed checkpoint in a directory of its own, to which nothing else refers.
+"""Savepoints, and how one becomes a checkpoint of a job.
 
 ::
 
@@ -6,31 +6,23 @@
     <savepoint>/shared/...          the files that it lists, under the names they had
     <savepoint>/checkpoints/...
 
-*Out*: every file is hard-linked, or copied where that cannot be, into a directory with a temporary
-name, the manifest is written, all is synced, and the directory gets its name: then the savepoint
-exists. Links take no time and no space, and whoever deletes the checkpoint or the savepoint takes
-nothing from the other.
-
-*In*: the files are read and compared with the manifest, linked or copied into the job directory as
-those of a new checkpoint, and the manifest is written there: then it is a checkpoint like any
-other. So a running job never refers to a file that is not its own, and what it stores next may
-build upon what was brought in.
+A savepoint is a completed checkpoint in a directory of its own, to which nothing else refers
+(``export.py`` makes it). To restore it, the files are read and compared with the manifest, linked
+or copied into the job directory as those of a new checkpoint, and the manifest is written there:
+then it is a checkpoint like any other. So a running job never refers to a file that is not its own,
+and what it stores next may build upon what was brought in.
 
 Deviation from Flink: there a restored savepoint is claimed, copied at the first checkpoint, or
 referred to without an owner, and each of the three has lost files (FLINK-21351, FLINK-39964); here
-there is one way, in which files belong to exactly one directory.
+there is one way, in which a file belongs to exactly one directory.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
-import secrets
-import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,13 +34,10 @@ from flowsnap.core.manifest import CheckpointManifest, FileHandle, TaskSnapshot
 from flowsnap.core.retention import CHECKPOINTS, MANIFEST, SHARED
 from flowsnap.errors import ConfigError, ManifestCorrupt, RestoreError, StorageError
 from flowsnap.storage import layout
-from flowsnap.storage.directory import NO_LINK
 from flowsnap.storage.filesystem import FileSystem
 from flowsnap.storage.job_directory import JobDirectory
-from flowsnap.storage.store import PIECE_BYTES, is_name, is_temporary
+from flowsnap.storage.store import PIECE_BYTES
 from flowsnap.storage.writer import CheckpointWriter
-
-MANIFEST_BYTES_MAX = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,87 +50,6 @@ class Savepoint:
     path: Path
     base: Path
     manifest: CheckpointManifest
-
-
-# --- out -----------------------------------------------------------------------------------------
-
-
-def check_new(directory: JobDirectory, name: str) -> None:
-    """Check that a savepoint of this name can be made; an empty name is chosen later.
-
-    Raises:
-        ConfigError: it is no name, or there is one already.
-    """
-    if not name:
-        return
-    if not is_name(name) or "/" in name:
-        raise ConfigError(f"{name!r} cannot be the name of a savepoint").hint(
-            "use letters, digits, '.', '_' and '-', begin with a letter or a digit, at most 128"
-        )
-    if (path := directory.root / layout.SAVEPOINTS / name).exists():
-        raise ConfigError(f"job {directory.job} has a savepoint {name!r} already, {path}").hint(
-            "choose another name, or delete that directory"
-        )
-
-
-def export(
-    directory: JobDirectory,
-    checkpoint_id: CheckpointId,
-    name: str = "",
-    filesystem: FileSystem | None = None,
-) -> Path:
-    """Make a savepoint of a complete checkpoint, durably, and return its directory.
-
-    Without ``name`` it is called after the checkpoint; one that is there already is that very one.
-
-    Raises:
-        ConfigError: there is one of that name already, or it is none.
-        RestoreError: there is no such checkpoint, or its manifest is damaged.
-        StorageError: it was not made; unless ``is_definite``, it may be there.
-    """
-    check_new(directory, name)
-    manifest = directory.read_manifest(checkpoint_id)
-    target = directory.root / layout.SAVEPOINTS / (name or f"{checkpoint_id:08d}")
-    if not name and (target / MANIFEST).is_file():
-        return target
-    disk = _Disk(filesystem or FileSystem())
-    with _translated(f"cannot make the savepoint {target}"):
-        disk.make(target.parent)
-    exported = msgspec.structs.replace(manifest, kind="savepoint")
-    disk.write_whole(target, exported, directory.root, disk.place)
-    return target
-
-
-def copy(savepoint: Savepoint, target: Path, filesystem: FileSystem | None = None) -> None:
-    """Copy a savepoint, each file compared with the manifest, to a directory that is made.
-
-    Raises:
-        ConfigError: there is something at ``target``, or its parent is no directory.
-        ManifestCorrupt: a file is missing or damaged.
-        StorageError: as ``export``.
-    """
-    if target.exists():
-        raise ConfigError(f"there is something at {target}").hint("name a directory to be made")
-    if not target.parent.is_dir():
-        raise ConfigError(f"there is no directory {target.parent}")
-    disk = _Disk(filesystem or FileSystem())
-    exported = msgspec.structs.replace(savepoint.manifest, kind="savepoint")
-    disk.write_whole(target, exported, savepoint.base, disk.copy_verified)
-
-
-def remove(path: Path) -> None:
-    """Delete a savepoint: its manifest first, so that no half of one is taken for whole.
-
-    Raises:
-        StorageError: it is not gone, or not all of it.
-    """
-    with _translated(f"cannot delete {path}", is_definite=False):
-        os.unlink(path / MANIFEST)
-        FileSystem().fsync_directory(path)
-        shutil.rmtree(path)
-
-
-# --- in ------------------------------------------------------------------------------------------
 
 
 def find(path: Path) -> Savepoint:
@@ -164,11 +72,13 @@ def find(path: Path) -> Savepoint:
         )
     _check_private(path, path.stat())
     source = path / MANIFEST
-    with _translated(f"cannot read {source}"), _opened(source) as descriptor:
-        data = os.read(descriptor, MANIFEST_BYTES_MAX)
+    with translated(f"cannot read {source}"), opened(source) as descriptor:
+        data = b"".join(iter(lambda: os.read(descriptor, PIECE_BYTES), b""))
     manifest = manifests.decode(data, str(source))
     job_root = path.parent.parent
-    is_in_job = path.parent.name == CHECKPOINTS.rstrip("/") and (job_root / layout.IDENTITY).exists()
+    is_in_job = (
+        path.parent.name == CHECKPOINTS.rstrip("/") and (job_root / layout.IDENTITY).exists()
+    )
     return Savepoint(path, job_root if is_in_job else path, manifest)
 
 
@@ -245,11 +155,11 @@ def _bring_in_files(
         def take(handle: FileHandle, task: TaskSnapshot = task) -> FileHandle:
             if handle.path not in known:
                 path = savepoint.base / handle.path
-                _check_file(path, handle)
+                check_file(path, handle)
                 is_shared = handle.path.startswith(SHARED)
                 local = _Foreign(handle.name, path, is_shared)
                 stored = writer.store(checkpoint_id, task.task, local)
-                _compare(path, handle, stored.size_bytes, stored.sha256)
+                compare(path, handle, stored.size_bytes, stored.sha256)
                 known[handle.path] = stored
             return known[handle.path]
 
@@ -266,8 +176,14 @@ def _with_files(task: TaskSnapshot, take: Callable[[FileHandle], FileHandle]) ->
     )
 
 
-def _check_file(path: Path, handle: FileHandle) -> None:
-    """Check what can be said of a file without reading it."""
+def check_file(path: Path, handle: FileHandle) -> None:
+    """Check what can be said of a file without reading it.
+
+    Raises:
+        ManifestCorrupt: it is missing, or no regular file.
+        ConfigError: others can write to it.
+        StorageError: the disk failed.
+    """
     try:
         status = path.lstat()
     except FileNotFoundError as error:
@@ -280,7 +196,12 @@ def _check_file(path: Path, handle: FileHandle) -> None:
     _check_private(path, status)
 
 
-def _compare(path: Path, handle: FileHandle, size_bytes: int, sha256: str) -> None:
+def compare(path: Path, handle: FileHandle, size_bytes: int, sha256: str) -> None:
+    """Check what was found of a file against its handle.
+
+    Raises:
+        ManifestCorrupt: it is another.
+    """
     if (size_bytes, sha256) != (handle.size_bytes, handle.sha256):
         raise ManifestCorrupt(
             f"{path} is damaged: expected {handle.size_bytes} bytes with sha256 {handle.sha256}, "
@@ -300,107 +221,6 @@ def _check_private(path: Path, status: os.stat_result) -> None:
         )
 
 
-# --- on the disk ---------------------------------------------------------------------------------
-
-
-class _Disk:
-    """Writes a directory as a whole: it has its name when it is complete and durable."""
-
-    def __init__(self, files: FileSystem) -> None:
-        self._files = files
-
-    def make(self, path: Path) -> None:
-        """Make a directory, durably, unless it is there."""
-        with suppress(FileExistsError):
-            self._files.make_directory(path)
-            self._files.fsync_directory(path.parent)
-
-    def write_whole(
-        self,
-        target: Path,
-        manifest: CheckpointManifest,
-        base: Path,
-        place: Callable[[Path, Path, FileHandle], None],
-    ) -> None:
-        """Put all that a manifest lists, from below ``base``, and itself into a new directory."""
-        temporary = target.with_name(f".tmp-{secrets.token_hex(8)}")
-        what = f"cannot make the savepoint {target}"
-        try:
-            with _translated(what):
-                self._files.make_directory(temporary)
-                handles = manifests.files(manifest)
-                made = self._make_directories(temporary, (handle.path for handle in handles))
-                for handle in handles:
-                    place(base / handle.path, temporary / handle.path, handle)
-                self._write(temporary / MANIFEST, [manifests.encode(manifest)])
-                for path in made:
-                    self._files.fsync_directory(path)
-            with _translated(f"{what}, or it is there and not durable", is_definite=False):
-                self._give_name(temporary, target)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-
-    def place(self, source: Path, target: Path, handle: FileHandle) -> None:
-        """Link a durable file of the store, or copy it where the file system knows no links."""
-        try:
-            self._files.link(source, target)
-        except OSError as error:
-            if error.errno not in NO_LINK:
-                raise
-            self.copy_verified(source, target, handle)
-
-    def copy_verified(self, source: Path, target: Path, handle: FileHandle) -> None:
-        """Copy a file, and compare it with its handle."""
-        _check_file(source, handle)
-        digest, size = hashlib.sha256(), 0
-        with _opened(source) as descriptor:
-
-            def pieces() -> Iterator[bytes]:
-                nonlocal size
-                while piece := self._files.read(descriptor, PIECE_BYTES):
-                    digest.update(piece)
-                    size += len(piece)
-                    yield piece
-
-            self._write(target, pieces())
-        _compare(source, handle, size, digest.hexdigest())
-
-    def _make_directories(self, root: Path, paths: Iterable[str]) -> list[Path]:
-        """Make the directories of these files below ``root``; return all, the inner ones first."""
-        parents = {parent for path in paths for parent in Path(path).parents}
-        ordered = sorted(parents - {Path()}, key=lambda path: len(path.parts))
-        for path in ordered:
-            self._files.make_directory(root / path)
-        return [root / path for path in reversed(ordered)] + [root]
-
-    def _write(self, path: Path, pieces: Iterable[bytes]) -> None:
-        descriptor = self._files.create(path)
-        try:
-            for piece in pieces:
-                rest = memoryview(piece)
-                while rest:
-                    rest = rest[self._files.write(descriptor, rest) :]
-            self._files.fsync(descriptor)
-        finally:
-            self._files.close(descriptor)
-
-    def _give_name(self, temporary: Path, target: Path) -> None:
-        if target.exists():  # An empty directory would be replaced.
-            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-        self._files.replace(temporary, target)
-        self._files.fsync_directory(target.parent)
-
-
-def remove_temporaries(directory: JobDirectory) -> list[str]:
-    """Delete what interrupted exports have left; call it before there are any."""
-    place = directory.root / layout.SAVEPOINTS
-    found = [entry.name for entry in FileSystem().scan(place) if is_temporary(entry.name)]
-    for name in found:
-        shutil.rmtree(place / name, ignore_errors=True)
-    return [f"{layout.SAVEPOINTS}/{name}" for name in found]
-
-
 def names(directory: JobDirectory) -> Mapping[str, Path]:
     """Return the savepoints that lie in a job's directory, by name."""
     place = directory.root / layout.SAVEPOINTS
@@ -412,7 +232,8 @@ def names(directory: JobDirectory) -> Mapping[str, Path]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def opened(path: Path) -> Iterator[int]:
+    """Yield a descriptor of a regular file, to read from; links are not followed."""
     descriptor = FileSystem().open(path)
     try:
         yield descriptor
@@ -421,7 +242,8 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _translated(what: str, *, is_definite: bool = True) -> Iterator[None]:
+def translated(what: str, *, is_definite: bool = True) -> Iterator[None]:
+    """Turn what the operating system raises into a StorageError."""
     try:
         yield
     except OSError as error:

@@ -67,7 +67,8 @@ class CheckedWorker(Worker, AbortsOf):
     def snapshot_taken(self, snapshot: TakenSnapshot) -> None:
         assert self.flow is not None
         task = next(task for task in self._tasks if task.id == snapshot.task.id)
-        self.flow.snapshot(task, snapshot.checkpoint_id)
+        is_recorded = snapshot.recording is not None
+        self.flow.snapshot(task, snapshot.checkpoint_id, is_recorded=is_recorded)
         super().snapshot_taken(snapshot)
 
 

@@ -14,12 +14,14 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
 
 from flowsnap.config import JobConfig, Restart
 from flowsnap.core.job import JobState
+from flowsnap.core.manifest import CheckpointManifest
 from flowsnap.core.message import Deploy
 from flowsnap.errors import FlowsnapError, StorageError
 from flowsnap.storage.directory import DirectoryStore
@@ -57,7 +59,7 @@ class Cluster:
     ) -> None:
         self.world = world = World(seed)
         self.workload = workload or Workload(world.topology, world.workload)
-        self.checker = Checker(world, self.workload)
+        self.checker = Checker(world, self.workload, self.completed)
         self.config = draw_config(world)
         own = draw_faults(world.faults, self.config.heartbeat_timeout_ms)
         self.faults = own if faults is None else list(faults)
@@ -172,7 +174,7 @@ class Cluster:
             self.world.fail(f"C12: the job has failed: {error}\n{notes}")
         if state is JobState.FINISHED:
             self.checker.check_end()
-            if self._reruns or self.world.schedule.random() < 0.8:
+            if self._reruns or self.world.schedule.random() < 0.9:
                 self.is_finished = True
                 return
             self._reruns += 1
@@ -245,6 +247,12 @@ class Cluster:
         """Return the data network that was made last."""
         return next(reversed(self._networks.values()), None)
 
+    def completed(self, manifest: CheckpointManifest) -> None:
+        """A checkpoint is complete: its cut is looked at as a whole."""
+        flow = self._flows.get((self._generations, manifest.attempt))
+        if flow is not None:
+            flow.completed(manifest.checkpoint_id)
+
     def flow(self, deploy: Deploy) -> Flow:
         """Return the counts of an attempt."""
         key = (self._generations, deploy.attempt)
@@ -267,13 +275,22 @@ class Cluster:
                 self.world.fail(f"C8: at the end: {finding}")
 
 
+def draw_alignment(chance: Random) -> dict[str, Any]:
+    """Return whether barriers wait, overtake, or wait for a while."""
+    draw = chance.random()
+    if draw < 0.2:
+        return {"checkpoint_alignment": "unaligned"}
+    return {"alignment_timeout_ms": chance.choice((1, 5, 20))} if draw < 0.4 else {}
+
+
 def draw_config(world: World) -> JobConfig:
     """Return the settings of a job: short times, small buffers."""
     chance = world.workload
-    heartbeat_ms = chance.choice((20, 40))
+    heartbeat_ms = chance.choice((30, 50))
     return JobConfig(
-        checkpoint_interval_ms=chance.choice((8, 20, 40, 80)),
+        checkpoint_interval_ms=chance.choice((8, 20, 20, 40)),
         checkpoint_timeout_ms=chance.choice((15, 60, 60, 250, 250, 2_000)),
+        **draw_alignment(chance),
         checkpoint_pause_ms_min=chance.choice((0, 0, 10)),
         checkpoint_failures_max=chance.choice((2, 10)),
         checkpoints_retained=chance.choice((1, 2, 3)),

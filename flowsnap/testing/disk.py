@@ -91,7 +91,7 @@ class Disk:
         if not path.startswith(self.root):
             return False
         rest = path[len(self.root) + 1 :]
-        return rest.partition("/")[0] not in {layout.WORK, layout.LOCK, layout.LOGS}
+        return rest.partition("/")[0] not in layout.LOCAL
 
     def find(self, path: str) -> Inode | object | None:
         """Return the file, None for a directory, or ``ABSENT``."""

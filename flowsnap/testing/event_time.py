@@ -11,7 +11,6 @@ from typing import Any
 from flowsnap.core.graph import ExecutionGraph
 from flowsnap.core.ids import CheckpointId, OperatorId, TaskId
 from flowsnap.core.manifest import CheckpointManifest
-from flowsnap.core.watermark import MIN_WATERMARK
 from flowsnap.testing.world import World
 
 
@@ -41,7 +40,7 @@ class EventTimeChecker:
     def restored(self, manifest: CheckpointManifest | None) -> None:
         """An attempt goes on from a checkpoint, or from none."""
         self._restored = {} if manifest is None else reached_by(manifest)
-        if any(at_ms > MIN_WATERMARK for at_ms in self._restored.values()):
+        if self._restored:
             self._world.trace.reached("event time goes on from a checkpoint")
 
     def at_least(self, graph: ExecutionGraph, code: Mapping[OperatorId, Any]) -> dict[TaskId, int]:
@@ -59,10 +58,17 @@ class EventTimeChecker:
 
 
 def reached_by(manifest: CheckpointManifest) -> dict[OperatorId, int]:
-    """Return the least event time of each operator over those of its subtasks that go on."""
+    """Return the least event time of each operator over those of its subtasks that go on.
+
+    Those that a subtask says nothing of are left out: it may be at the beginning, or at the end.
+    """
     found: dict[OperatorId, int] = {}
+    unknown: set[OperatorId] = set()
     for task in manifest.tasks:
         for operator in () if task.is_ended else task.operators:
-            own_ms = task.watermarks.get(operator, MIN_WATERMARK)
-            found[operator] = min(found.get(operator, own_ms), own_ms)
-    return found
+            own_ms = task.watermarks.get(operator)
+            if own_ms is None:
+                unknown.add(operator)
+            else:
+                found[operator] = min(found.get(operator, own_ms), own_ms)
+    return {operator: at_ms for operator, at_ms in found.items() if operator not in unknown}

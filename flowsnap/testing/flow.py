@@ -14,22 +14,21 @@ States of Distributed Systems" (1989).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from flowsnap.core.element import Barrier, Batch, Element, EndOfInput, Watermark
 from flowsnap.core.graph import ExecutionGraph
 from flowsnap.core.ids import ChannelId, CheckpointId, TaskId
+from flowsnap.runtime.channel_state import Recording
 from flowsnap.runtime.output import OutputChannel
 from flowsnap.runtime.task import TaskRunner
 from flowsnap.testing.world import World
 
-NOTHING: Mapping[ChannelId, Sequence[Batch]] = {}
-
 
 class _Channel:
     __slots__ = (
-        "batches", "cut_at", "has_ended_in", "has_ended_out", "read", "read_at", "source", "stamps",
-        "watermark_ms",
+        "batches", "cut_at", "has_ended_in", "has_ended_out", "processed_at", "read", "read_at",
+        "recorded", "source", "stamps", "watermark_ms",
     )  # fmt: skip
 
     def __init__(self, source: int, watermark_ms: int | None) -> None:
@@ -39,6 +38,8 @@ class _Channel:
         self.read = 0
         self.cut_at: dict[CheckpointId, int] = {}
         self.read_at: dict[CheckpointId, int] = {}
+        self.processed_at: dict[CheckpointId, int] = {}
+        self.recorded: dict[CheckpointId, tuple[list[Batch], list[Batch]]] = {}  # received, sent
         self.watermark_ms = watermark_ms
         self.has_ended_out = self.has_ended_in = False
 
@@ -124,22 +125,43 @@ class Flow:
 
     # --- what is cut --------------------------------------------------------------------------
 
-    def snapshot(
-        self,
-        task: TaskRunner,
-        checkpoint_id: CheckpointId,
-        recorded: Mapping[ChannelId, Sequence[Batch]] = NOTHING,
-    ) -> None:
-        """A task has taken a snapshot, with what it has recorded of its input channels."""
+    def overtaken(self, channel: ChannelId, checkpoint_id: CheckpointId) -> None:
+        """A barrier leaves ahead of what waits; it may have been sent before, and waited as well."""
+        one = self._channels[channel]
+        one.cut_at.setdefault(checkpoint_id, len(one.stamps))
+        self.world.trace.reached("barrier overtakes batches")
+
+    def snapshot(self, task: TaskRunner, checkpoint_id: CheckpointId, *, is_recorded: bool) -> None:
+        """A task has taken a snapshot; ``is_recorded``: what is in transit becomes part of it."""
         self._check_cut(task.id, checkpoint_id)
         for id, channel in task.inputs.items():
             one = self._channels[id]
-            where = f"checkpoint {checkpoint_id} of {task.id}, channel {id}"
-            if id not in recorded:
-                self._check_aligned(one, checkpoint_id, where)
-            self._check_channel(one, checkpoint_id, where, recorded.get(id, ()))
+            one.processed_at[checkpoint_id] = one.read
+            if not is_recorded:
+                self._check_aligned(one, checkpoint_id, f"checkpoint {checkpoint_id} of {task.id}")
             if any(isinstance(element, Batch) for element in channel.queue):
                 self.world.trace.reached("alignment blocks a channel with data")
+
+    def recorded(
+        self, channel: ChannelId, checkpoint_id: CheckpointId, batch: Batch, *, is_sent: bool
+    ) -> None:
+        """One end of a channel has recorded a batch that is in transit."""
+        ends = self._channels[channel].recorded.setdefault(checkpoint_id, ([], []))
+        ends[is_sent].append(batch)
+
+    def completed(self, checkpoint_id: CheckpointId) -> None:
+        """C2: what was sent before the one cut and not processed before the other is recorded."""
+        for id, one in self._channels.items():
+            received, sent = one.recorded.get(checkpoint_id, ([], []))
+            first, end = one.processed_at[checkpoint_id], one.cut_at.get(checkpoint_id, 0)
+            found, in_transit = received + sent, one.batches[first:end]
+            if found:
+                self.world.trace.reached("checkpoint with channel state")
+            if first > end or found != in_transit:
+                self.world.fail(
+                    f"C2: checkpoint {checkpoint_id}, channel {id}: {end} batches were sent, "
+                    f"{first} processed, and {len(found)} recorded, or not those"
+                )
 
     def _check_cut(self, task: TaskId, checkpoint_id: CheckpointId) -> None:
         """C1: nobody's cut knows more of a task than its own."""
@@ -159,18 +181,10 @@ class Flow:
             self.world.fail(f"C9: {where}: snapshot without a barrier")
         elif one.read != one.read_at[checkpoint_id]:
             self.world.fail(f"C9: {where}: a batch was processed behind the barrier")
-
-    def _check_channel(
-        self, one: _Channel, checkpoint_id: CheckpointId, where: str, recorded: Sequence[Batch]
-    ) -> None:
-        """C2: what was sent before the one cut and not processed before the other is recorded."""
-        cut_at = one.cut_at.get(checkpoint_id, 0)
-        in_transit = one.batches[one.read : cut_at]
-        if one.read > cut_at:
-            self.world.fail(f"C1: {where}: {cut_at} batches were sent, {one.read} processed")
-        if list(recorded) != in_transit:
+        elif one.read != one.cut_at.get(checkpoint_id):
             self.world.fail(
-                f"C2: {where}: {len(in_transit)} batches are in transit, {len(recorded)} recorded"
+                f"C2: {where}: {one.cut_at.get(checkpoint_id)} batches were sent before the "
+                f"barrier, {one.read} processed, and none recorded"
             )
 
 
@@ -219,6 +233,23 @@ class WatchedOutput(OutputChannel):
         flow_of(self).sent(self.id, element)
         super().send(element)
 
+    def overtake(self, barrier: Barrier) -> list[Batch]:
+        flow_of(self).overtaken(self.id, barrier.checkpoint_id)
+        return super().overtake(barrier)
+
+
+class WatchedRecording(Recording):
+    """What is in transit to and from one task, which tells the flow what is recorded."""
+
+    flow: Flow
+    checkpoint_id: CheckpointId
+    outputs: frozenset[ChannelId]
+
+    def add(self, channel: ChannelId, batch: Batch) -> None:
+        is_sent = channel in self.outputs
+        self.flow.recorded(channel, self.checkpoint_id, batch, is_sent=is_sent)
+        super().add(channel, batch)
+
 
 def flow_of(channel: OutputChannel) -> Flow:
     """Return the flow of the worker that a channel belongs to."""
@@ -235,6 +266,22 @@ def watch(flow: Flow, tasks: Iterable[TaskRunner], worker: AbortsOf) -> None:
             output.__class__ = WatchedOutput
         for channel in task.inputs.values():
             channel.queue = WatchedQueue(flow, channel.id, task, worker)
+        _watch_recordings(flow, task)
+
+
+def _watch_recordings(flow: Flow, task: TaskRunner) -> None:
+    checkpoints = task._checkpoints
+    original, outputs = checkpoints._new_recording, frozenset(one.id for one in task.outputs)
+
+    def new_recording(checkpoint_id: CheckpointId) -> Recording:
+        recording = original(checkpoint_id)
+        recording.__class__ = WatchedRecording
+        assert isinstance(recording, WatchedRecording)
+        recording.flow, recording.checkpoint_id = flow, checkpoint_id
+        recording.outputs = outputs
+        return recording
+
+    checkpoints._new_recording = new_recording
 
 
 class AbortsOf:

@@ -127,6 +127,11 @@ def describe(fault: Fault) -> str:
         "sink": f"call {fault.at} of a sink fails, {side}",
         "user": f"read {fault.at} of a source raises",
         "stop": f"the job is stopped in order {moment}, and resumed",
+        "reset": f"two workers lose each other {moment}",
+        "drop": f"frames between two workers are lost in silence {moment}",
+        "control": f"a worker loses the job manager {moment}",
+        "wall": f"the wall clock jumps by {fault.value / 1000:g} s {moment}",
+        "zombie": f"the workers sleep while their job manager dies, {moment}",
     }.get(fault.kind, f"{fault.kind} {moment}")
 
 

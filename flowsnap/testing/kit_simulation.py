@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -120,16 +121,28 @@ class Simulation:
             raise AssertionError(self._explain(failed, check))
 
     def _explain(self, failed: list[tuple[Run, str]], check: _Check) -> str:
+        run, wrong, needed = self._clearest(failed[:SHOWN_MAX], check)
         lines = [f"{len(failed)} of {len(self.runs)} seeds are not exactly-once"]
-        run, wrong = failed[0]
-        needed, wrong = self._worlds.minimise(run, wrong, check)
         lines += [f"seed {run.seed}: {wrong}", "  with these faults alone:"]
-        lines += [f"    {describe(fault)}" for fault in needed] or ["    none at all"]
-        if not needed and not run.violation:
-            lines.append("    so the order or the batching of records makes the difference")
+        lines += [f"    {describe(fault)}" for fault in needed]
+        if not needed:
+            lines.append("    none: other batches, delays, or a restart of the job are enough")
         lines.append(f"  replay: simulate(..., seeds=[{run.seed}]).runs[{run.seed}].trace")
-        lines += [f"seed {run.seed}: {wrong}" for run, wrong in failed[1:SHOWN_MAX]]
+        others = [pair for pair in failed[:SHOWN_MAX] if pair[0] is not run]
+        lines += [f"seed {other.seed}: {wrong}" for other, wrong in others]
         return "\n".join(lines)
+
+    def _clearest(
+        self, failed: list[tuple[Run, str]], check: _Check
+    ) -> tuple[Run, str, list[Fault]]:
+        """Return a failed run with what it needs: one that needs a fault, if there is any."""
+        found = []
+        for run, wrong in failed:
+            needed, wrong_then = self._worlds.minimise(run, wrong, check)
+            found.append((run, wrong_then, needed))
+            if needed:
+                return found[-1]
+        return found[0]
 
 
 class _Worlds:
@@ -157,11 +170,14 @@ class _Worlds:
         own = self._faults.draw(Random(f"{seed}/faults")) if faults is None else faults
         cluster = Cluster(seed, own, workload)
         world = cluster.world
-        with _quiet():
+        with _quiet(), ExitStack() as stack:
+            stack.push(
+                lambda _, error, __: error and error.add_note(f"in the world of seed {seed}")
+            )
             cluster.run()
         outputs = self._outputs(pipeline, cluster)
-        for own in workload.own_sinks:
-            own.release()
+        for sink in workload.own_sinks:
+            sink.release()
         return Run(
             seed,
             tuple(cluster.faults),

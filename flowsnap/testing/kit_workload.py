@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from random import Random
 from typing import Any
 
@@ -116,9 +117,8 @@ def splits_of(pipeline: Pipeline, inputs: Mapping[str, Any]) -> dict[str, Splits
 
 def _own_values(name: str, source: Source) -> Sequence[Any]:
     if isinstance(source, TestSource):
-        values = source.values
-        values = values[: values.index(END)] if END in values else values
-        return [one for one in values if not isinstance(one, Sentinel)]
+        read = takewhile(lambda one: one is not END, source.values)
+        return [one for one in read if not isinstance(one, Sentinel)]
     if isinstance(source, FromIterable):
         return list(source.values() if callable(source.values) else source.values)
     raise ConfigError(f"inputs: source {name!r} ({type(source).__name__}) has none").hint(

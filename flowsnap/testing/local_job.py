@@ -16,12 +16,12 @@ from typing import Any
 
 from flowsnap.config import JobConfig
 from flowsnap.core import coordinator as checkpoints
+from flowsnap.core import requests
 from flowsnap.core.graph import build_execution_graph
 from flowsnap.core.ids import CheckpointId, TaskId, WorkerId
 from flowsnap.core.message import Deploy
 from flowsnap.errors import CheckpointError, FlowsnapError, LocalProtocolError
 from flowsnap.operators.async_map import AsyncMap
-from flowsnap.runtime.attempt import Attempt
 from flowsnap.runtime.definition import PipelineDefinition
 from flowsnap.runtime.job_manager import JobManager, Surroundings
 from flowsnap.runtime.recovery import Recovery
@@ -79,15 +79,15 @@ class _Manager(JobManager):
     aborted = ""
     completed = CheckpointId(0)
 
-    def _carry_out_checkpoint(self, action: checkpoints.Action, attempt: Attempt) -> None:
-        match action:
-            case checkpoints.Abort(reason=reason):
+    def _answer(self, event: requests.Event) -> None:
+        match event:
+            case requests.Aborted(reason=reason):
                 self.aborted = reason
-            case checkpoints.NotifyComplete(checkpoint_id=checkpoint_id):
+            case requests.Completed(checkpoint_id=checkpoint_id):
                 self.completed = checkpoint_id
             case _:
-                pass  # The real one carries everything out.
-        super()._carry_out_checkpoint(action, attempt)
+                pass  # The real one answers everybody.
+        super()._answer(event)
 
 
 class LocalWorker(Worker):
@@ -215,7 +215,7 @@ class LocalJob:
         control = MemoryControl()
         self._launcher = _Launcher(control, definition, clock, make_state)
         around = Surroundings(
-            clock, control.server, self._launcher, self._recovery, random.Random(0)
+            clock, control.server, self._launcher, self._recovery, chance=random.Random(0)
         )
         self._manager = _Manager(graph, config, around)
         self._is_closed = False
@@ -272,7 +272,7 @@ class LocalJob:
             CheckpointError: it was given up.
         """
         before, self._manager.aborted = self._manager.completed, ""
-        self._manager._coordinate(checkpoints.TriggerRequested(checkpoints.Wish()))
+        self._manager._checkpoints.coordinate(checkpoints.TriggerRequested(checkpoints.Wish()))
         self.settle()
         newest = self._manager.completed
         if newest == before:

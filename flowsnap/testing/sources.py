@@ -79,6 +79,20 @@ def timed_batch(entries: Sequence[Any]) -> Batch:
     return Batch(list(entries))
 
 
+class _Life:
+    """What has been made of one run, for the source and all its copies; see the module."""
+
+    def __init__(self) -> None:
+        self.marks = ""
+        self.resumed = 0
+
+    def begin(self, *, has_marks: bool) -> None:
+        self.marks, self.resumed = "", 0
+        if has_marks:
+            self.marks = tempfile.mkdtemp(prefix="flowsnap-source-")
+            weakref.finalize(self, shutil.rmtree, self.marks, ignore_errors=True)
+
+
 class TestSource(Source):
     """The given values, and whatever sentinels stand between them.
 
@@ -99,16 +113,12 @@ class TestSource(Source):
             raise ConfigError(f"TestSource: batch_records {batch_records} is less than 1")
         self.values = list(values)
         self.batch_records = batch_records
-        self._marks = ""
-        self._resumed = 0
+        self._life = _Life()
 
     def splits(self, parallelism: int) -> list[Split]:
         """Return the one split; a fresh run has not aborted or paused anywhere yet."""
-        self._marks, self._resumed = "", 0
-        if ABORT in self.values or PAUSE in self.values:
-            self._marks = tempfile.mkdtemp(prefix="flowsnap-source-")
-            weakref.finalize(self, shutil.rmtree, self._marks, ignore_errors=True)
-        return [Split("all", {"marks": self._marks}, len(self.values))]
+        self._life.begin(has_marks=any(one in (ABORT, PAUSE) for one in self._sentinels()))
+        return [Split("all", {"marks": self._life.marks}, len(self.values))]
 
     def open_split(self, split: Split, position: int | None) -> SplitReader:
         return _Reader(self.values, self.batch_records, split.payload["marks"], position or 0)
@@ -119,12 +129,16 @@ class TestSource(Source):
         Raises:
             ConfigError: no pause is left, or the source is not being read.
         """
-        if not self._marks:
+        life = self._life
+        if not life.marks:
             raise ConfigError("resume: this source is not being read, or has no PAUSE")
-        if self._resumed >= self.values.count(PAUSE):
-            raise ConfigError(f"resume: all {self._resumed} pauses have been lifted")
-        self._resumed += 1
-        _mark(self._marks, f"resumed-{self._resumed}")
+        if life.resumed >= self._sentinels().count(PAUSE):
+            raise ConfigError(f"resume: all {life.resumed} pauses have been lifted")
+        life.resumed += 1
+        _mark(life.marks, f"resumed-{life.resumed}")
+
+    def _sentinels(self) -> list[Sentinel]:
+        return [one for one in self.values if isinstance(one, Sentinel)]
 
 
 class _Reader(SplitReader):
@@ -138,17 +152,15 @@ class _Reader(SplitReader):
 
     def read(self, limit: int) -> Batch | None:
         while self._next < len(self._values):
-            match self._values[self._next]:
-                case Sentinel.END:
-                    return None
-                case Sentinel.ABORT:
-                    self._abort()
-                case Sentinel.PAUSE if self._is_paused():
-                    return Batch([])
-                case Sentinel.PAUSE:
-                    pass
-                case _:
-                    return self._batch(min(limit, self._batch_records or limit))
+            head = self._values[self._next]
+            if not isinstance(head, Sentinel):
+                return self._batch(min(limit, self._batch_records or limit))
+            if head is END:
+                return None
+            if head is ABORT:
+                self._abort()
+            elif self._is_paused():
+                return Batch([])
             self._next += 1
         return None
 
@@ -175,7 +187,7 @@ class _Reader(SplitReader):
             raise Aborted(f"ABORT before record {self._next + 1} of a TestSource")
 
     def _is_paused(self) -> bool:
-        number = self._values[: self._next + 1].count(PAUSE)
+        number = sum(1 for one in self._values[: self._next + 1] if one is PAUSE)
         # Of a program that has ended: nobody can lift its pauses any more.
         is_known = os.path.isdir(self._marks)
         return is_known and not os.path.exists(os.path.join(self._marks, f"resumed-{number}"))

@@ -26,7 +26,6 @@ from flowsnap.testing.capture import CapturingSink, Ledger
 from flowsnap.testing.feed import Feed, FeedSource, Untime
 from flowsnap.testing.sources import TestSource
 
-
 T = TypeVar("T", Source, Sink)
 
 
@@ -51,7 +50,7 @@ class Substitutes:
         if partitions < 1:
             raise ConfigError(f"partitions: {partitions} is less than 1")
         self._pipeline = pipeline
-        self._keep = set(keep)
+        self._keep = {keep} if isinstance(keep, str) else set(keep)
         self.drawn = pipeline.definition(1)
         self.operators = {str(spec.name): spec for spec in self.drawn.graph.operators}
         self.feeds: dict[str, Feed] = {}
@@ -65,7 +64,8 @@ class Substitutes:
         for kept in self._keep:
             if kept not in ends:
                 raise unknown("keep", kept, ends)
-        self.watched = [self._checked(stream_name(one)) for one in watch]
+        wanted = [watch] if isinstance(watch, str | Steps) else watch
+        self.watched = [self._checked(stream_name(one)) for one in wanted]
         outputs = [*ends_of(self.drawn, Sink), *self.watched]
         self.ledgers = {name: Ledger() for name in outputs}
 

@@ -40,8 +40,8 @@ CALLS: tuple[tuple[str, str], ...] = (
 )  # fmt: skip
 """Calls of the disk that a failure is put at by name."""
 
-SPANS_US = (40_000, 120_000, 300_000)
-"""Half of the jobs end within 150 ms of virtual time if nothing happens to them."""
+SPANS_US = (60_000, 150_000, 250_000)
+"""Half of the jobs end within 200 ms of virtual time if nothing happens to them."""
 FAULTS_MAX = 6
 
 

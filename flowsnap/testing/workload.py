@@ -25,6 +25,8 @@ RECORDS = (5, 12, 20, 40)
 STEP_MS, JITTER_MS = 20, 30
 """How far the records of a split are apart in event time, and by how much they are out of order."""
 TOO_SHORT_MS = 6
+WAITS_MS = (10, 50, 80)
+"""How long a source has nothing to say, at most; so slow that checkpoints fall in between."""
 
 
 class Workload:
@@ -97,8 +99,8 @@ def _input(node: Node, chance: Random) -> dict[str, list[Item]]:
 
 
 def _pace(chance: Random) -> Pace:
-    hurry = chance.choice((1, 5, 15))
+    wait_ms = chance.choice(WAITS_MS)
     return [
-        (0, chance.randint(1, 2 * hurry)) if chance.random() < 0.4 else (chance.randint(1, 3), 0)
+        (0, chance.randint(1, wait_ms)) if chance.random() < 0.6 else (chance.randint(1, 3), 0)
         for _ in range(13)
     ] + [(1, 0)]

@@ -1,10 +1,11 @@
 """The payload of a batch: a pickle stream, and large buffers beside it.
 
-A batch travels as the tuple ``(values, timestamps, keys)``, pickled by protocol 5. Buffers that the
-records offer out of band (NumPy arrays do) become parts of their own and are not copied into the
-stream; so do large ``bytes``, in a batch of nothing else. A batch larger than a frame may be is
-split in halves by records until each piece fits; the receiver joins the pieces, so that one batch
-stays one batch and costs one credit.
+A batch travels as the tuple ``(values, timestamps, keys)``, pickled by protocol 5; behind these
+come the numbers of its vector clock, in a job that is traced. Buffers that the records offer out of
+band (NumPy arrays do) become parts of their own and are not copied into the stream; so do large
+``bytes``, in a batch of nothing else. A batch larger than a frame may be is split in halves by
+records until each piece fits; the receiver joins the pieces, so that one batch stays one batch and
+costs one credit.
 
 Only the payload of a frame that ``session.py`` has accepted may be decoded: that runs code.
 """
@@ -83,13 +84,16 @@ def decode_batch(records: int, stream: memoryview, buffers: Sequence[memoryview 
         PeerProtocolError: the payload is not a batch of ``records`` records.
     """
     try:
-        values, timestamps, keys = serialize.load(stream, buffers)
+        values, timestamps, keys, *stamp = serialize.load(stream, buffers)
     except _NOT_LOADABLE as error:
         raise PeerProtocolError(f"a batch that cannot be loaded: {error!r}") from error
     columns = [values, *(column for column in (timestamps, keys) if column is not None)]
     if any(type(column) is not list or len(column) != records for column in columns):
         raise PeerProtocolError(f"a batch that does not hold the {records} records it announced")
-    return Batch(values, timestamps, keys)
+    batch = Batch(values, timestamps, keys)
+    if stamp:
+        batch.stamp = tuple(stamp)
+    return batch
 
 
 def join(pieces: list[Batch]) -> Batch:
@@ -97,11 +101,13 @@ def join(pieces: list[Batch]) -> Batch:
     if len(pieces) == 1:
         return pieces[0]
     first = pieces[0]
-    return Batch(
+    whole = Batch(
         _flatten([piece.values for piece in pieces]),
         None if first.timestamps is None else _flatten([piece.timestamps for piece in pieces]),
         None if first.keys is None else _flatten([piece.keys for piece in pieces]),
     )
+    whole.stamp = first.stamp
+    return whole
 
 
 def _encode(batch: Batch) -> Payload:
@@ -123,7 +129,7 @@ def _encode(batch: Batch) -> Payload:
             value if len(value) < BUFFER_BYTES_MIN else pickle.PickleBuffer(value)
             for value in values
         ]
-    columns = (values, batch.timestamps, batch.keys)
+    columns = (values, batch.timestamps, batch.keys, *(batch.stamp or ()))
     try:
         stream = pickle.dumps(columns, serialize.PROTOCOL, buffer_callback=keep_in_stream)
     except _NOT_PICKLABLE:
@@ -148,7 +154,7 @@ def _is_opaque(values: list[Any]) -> bool:
 
 def _dump_by_value(batch: Batch) -> bytes:
     try:
-        return serialize.dump((batch.values, batch.timestamps, batch.keys))
+        return serialize.dump((batch.values, batch.timestamps, batch.keys, *(batch.stamp or ())))
     except _NOT_PICKLABLE as error:
         failing, reason = _first_failing(batch, error)
         raise TypeError(

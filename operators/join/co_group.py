@@ -59,6 +59,7 @@ class CoGroup(Operator):
     """
 
     what = "co_group"
+    needs_event_time = True
 
     def __init__(self, pairing: Pairing, assigner: Assigner, allowed_lateness_ms: int = 0) -> None:
         is_counted = isinstance(assigner, SlidingCount | TumblingCount)

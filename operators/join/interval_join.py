@@ -36,6 +36,8 @@ class IntervalJoin(Operator):
     and "late-right".
     """
 
+    needs_event_time = True
+
     def __init__(self, pairing: Pairing, lower_ms: int, upper_ms: int) -> None:
         if lower_ms > upper_ms:
             raise ConfigError(

@@ -43,6 +43,8 @@ class TemporalJoin(Operator):
     A version for which ``deleted(version)`` is true says that there is no row from its time on.
     """
 
+    needs_event_time = True
+
     def __init__(
         self,
         pairing: Pairing,

@@ -50,6 +50,7 @@ class WindowOperator(ScheduledWindows):
         self.trigger = trigger or EventTimeTrigger()
         self.lateness_ms = lateness_ms
         self.late = late
+        self.needs_event_time = not isinstance(assigner, Global)
         self._opened: Contents | None = None
 
     def open(self, context: OperatorContext) -> None:

@@ -29,7 +29,7 @@ def deadline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     def abort() -> None:
         is_over.set()
-        faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
         for pid in descendants(os.getpid()):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGABRT)

@@ -125,6 +125,7 @@ def test_quiet_says_nothing(here: Path) -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
+@pytest.mark.fault("F35", promise="P1 P2", oracles="O3")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_job_goes_on_where_it_stopped(here: Path, number: signal.Signals) -> None:
     code, said = interrupted(here, number)
@@ -185,6 +186,7 @@ def test_checkpoints_are_listed_for_people_and_for_programs(here: Path) -> None:
     assert [line["id"] for line in read] == sorted(line["id"] for line in read)
 
 
+@pytest.mark.fault("F11", promise="P5 P7", oracles="O6 O8")
 def test_a_flipped_bit_is_found_and_named(here: Path) -> None:
     interrupted(here, signal.SIGINT)
     whole = flowsnap(here, "verify", "--state-dir", "state", "--job", "digits")

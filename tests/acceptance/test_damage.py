@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -279,7 +280,12 @@ def test_a_job_does_not_start_from_damage_and_goes_on_once_it_is_mended(
 ) -> None:
     name = "job.json" if class_ == "identity" else newest_of(copy, class_)
     pipeline, sink = digits(copy)
-    settings = {"workers": workers, "state_dir": copy, "quiet": True, "restart": NEVER_AGAIN}
+    settings: dict[str, Any] = {
+        "workers": workers,
+        "state_dir": copy,
+        "quiet": True,
+        "restart": NEVER_AGAIN,
+    }
 
     with damaged(copy / JOB / name, flip(801)), pytest.raises(FlowsnapError) as caught:
         pipeline.run(**settings)

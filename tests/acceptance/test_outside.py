@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections import Counter
@@ -16,6 +17,8 @@ import pytest
 
 from flowsnap import Pipeline
 from flowsnap.connectors import Collect, JsonLinesFiles, TextFiles
+from flowsnap.core.element import Batch
+from flowsnap.core.operator import Sink, SinkContext
 from flowsnap.errors import FlowsnapError, JobFailed, RestoreError
 from tests.acceptance.digits import COUNT, NEVER_AGAIN, TWICE, assert_exactly_once, digits
 from tests.acceptance.ledger import Ledger, LedgerSink, Outcome
@@ -123,6 +126,42 @@ def test_a_transaction_that_the_system_dropped_is_a_loud_loss_and_never_passed_o
 
     assert dropped > 0
     assert any("longer than the system keeps" in note for note in caught.value.__notes__)
+
+
+class WriteThrough(Sink):
+    """Shows every record at once, and knows nothing of checkpoints."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def open(self, context: SinkContext) -> None:
+        self._directory.mkdir(exist_ok=True)
+        self._path = self._directory / f"{context.subtask}-{context.attempt}"
+
+    def write(self, batch: Batch) -> None:
+        with self._path.open("a", encoding="ascii") as file:
+            file.writelines(f"{digit} {n}\n" for digit, n in batch.values)
+
+
+@pytest.mark.fault("F1", promise="P3", oracles="O3 O4")
+def test_a_sink_that_only_writes_has_every_record_at_least_once(
+    state: Path, tmp_path: Path, record_property: Told
+) -> None:
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    out, act = tmp_path / "out", once_after_a_checkpoint(state, die)
+    pipeline = Pipeline("digits")
+    numbers = pipeline.source(Held(COUNT, state, 2, splits=4), name="numbers")
+    keyed = numbers.map(act, name="act").key_by(lambda n: n % 10, name="by-digit")
+    keyed.count(name="counts").sink(WriteThrough(out), name="out")
+
+    result = pipeline.run(state_dir=state, restart=TWICE, **SETTINGS)
+
+    written = Counter(line for path in out.iterdir() for line in path.read_text().splitlines())
+    record_property("crashes", len(result.failures))
+    assert result.attempts == 2
+    assert written.keys() == {f"{d} {n}" for d in range(10) for n in range(1, COUNT // 10 + 1)}
 
 
 # --- sources

@@ -9,7 +9,7 @@ import msgspec
 
 from flowsnap.core.operator import Source, Split, SplitReader
 
-ROUNDS_MAX = 5_000
+ROUNDS_MAX = 2_000
 
 
 def opened(source: Source, position: Any = None) -> SplitReader:
@@ -39,8 +39,8 @@ def take(reader: SplitReader, count: int, limit: int = 3) -> list[Any]:
     return found
 
 
-def nothing_more(reader: SplitReader, rounds: int = 20) -> list[Any]:
-    """Read on for a while; return what came, which ought to be nothing."""
+def read_on(reader: SplitReader, rounds: int = 20) -> list[Any]:
+    """Read on for a while; return what came."""
     found: list[Any] = []
     for _ in range(rounds):
         batch = reader.read(3)

@@ -11,7 +11,7 @@ import pytest
 
 from flowsnap.connectors.postgres_table import PostgresTable
 from flowsnap.errors import ConfigError, StoreUnavailable
-from tests.connectors.pumps import nothing_more, opened, take
+from tests.connectors.pumps import opened, read_on, take
 from tests.servers.postgres import Server
 
 Db = psycopg.Connection[tuple[Any, ...]]
@@ -63,14 +63,14 @@ def test_restored_at_any_position_it_goes_on_with_the_next_row(dsn: str, db: Db,
 
     with closing(opened(table(dsn), position)) as reader:
         assert ids(before + take(reader, 12 - stop)) == list(range(1, 13))
-        assert nothing_more(reader) == []
+        assert read_on(reader) == []
 
 
 def test_row_that_is_committed_after_one_with_a_higher_number_is_not_lost(dsn: str, db: Db) -> None:
     with psycopg.connect(dsn) as slow, closing(opened(table(dsn))) as reader:
         slow.execute("insert into t (v) values ('slow')")
         add(db, 3)
-        assert nothing_more(reader) == []
+        assert read_on(reader) == []
 
         slow.commit()
 
@@ -85,7 +85,7 @@ def test_writer_that_begins_later_is_not_waited_for(dsn: str, db: Db) -> None:
         slow.execute("insert into t (v) values ('slow')")
 
         assert ids(take(reader, 2)) == [2, 3]
-        assert nothing_more(reader) == []
+        assert read_on(reader) == []
 
 
 def test_numbers_of_transactions_that_were_rolled_back_hold_nothing_up(dsn: str, db: Db) -> None:
@@ -149,9 +149,9 @@ def test_server_that_stays_away_fails_the_attempt(dsn: str) -> None:
     away = PostgresTable(f"{dsn} port=1", "t", by="id")
     away.retry_timeout_ms = 0
 
-    with closing(away.open_split(split, None)) as reader:
-        with pytest.raises(StoreUnavailable) as caught:
-            reader.read(3)
+    reader = away.open_split(split, None)
+    with closing(reader), pytest.raises(StoreUnavailable) as caught:
+        reader.read(3)
 
     assert "canary" not in f"{caught.value!r} {caught.value.__cause__!r} {source.dsn!r}"
 

@@ -212,12 +212,12 @@ class Faults:
 
 
 class FaultyPostgres(Postgres, Faults):
-    def apply(self, marker: EpochMarker, rows: Iterator[Any]) -> None:
+    def apply(self, marker: EpochMarker | None, rows: Iterator[Any]) -> None:
         self.apply_with(lambda: super(FaultyPostgres, self).apply(marker, rows))
 
 
 class FaultySQLite(SQLite, Faults):
-    def apply(self, marker: EpochMarker, rows: Iterator[Any]) -> None:
+    def apply(self, marker: EpochMarker | None, rows: Iterator[Any]) -> None:
         self.apply_with(lambda: super(FaultySQLite, self).apply(marker, rows))
 
 
@@ -270,19 +270,30 @@ def postgres_upsert(dsn: str) -> tuple[Sink, Visible]:
     return postgres(dsn, key="n")
 
 
+def sqlite_eager(directory: Path) -> tuple[Sink, Visible]:
+    return sqlite(directory, key="n", delivery="at-least-once")
+
+
+def postgres_eager(dsn: str) -> tuple[Sink, Visible]:
+    return postgres(dsn, key="n", delivery="at-least-once")
+
+
 IN_FILES: dict[str, Callable[[Path], tuple[Sink, Visible]]] = {
     "json lines": json_lines,
     "collect": collect,
     "sqlite": sqlite,
     "sqlite, epochs in files": sqlite_by_file,
     "sqlite by key": sqlite_upsert,
+    "sqlite at least once": sqlite_eager,
 }
 IN_SERVERS: dict[str, Callable[[str], tuple[Sink, Visible]]] = {
     "postgres": postgres,
     "postgres by key": postgres_upsert,
+    "postgres at least once": postgres_eager,
 }
-EPOCH_LOGS = [name for name in (*IN_FILES, *IN_SERVERS) if name not in {"json lines", "collect"}]
-SINKS = ["json lines", "collect", *(name for name in EPOCH_LOGS if "by key" not in name)]
+EPOCH_LOGS = ["sqlite", "sqlite, epochs in files", "sqlite by key", "postgres", "postgres by key"]
+EAGER = ["sqlite at least once", "postgres at least once"]
+SINKS = ["json lines", "collect", "sqlite", "sqlite, epochs in files", "postgres"]
 
 Case = tuple[Job, Visible]
 

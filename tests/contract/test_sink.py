@@ -23,7 +23,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
         yield case
 
 
-@pytest.mark.parametrize("hit", [1, 2, 3, 5])
+@pytest.mark.parametrize("hit", [1, 3])
 @pytest.mark.parametrize("point", POINTS)
 def test_crash_at_any_point_shows_no_uncommitted_record_and_in_the_end_each_once(
     case: Case, point: str, hit: int
@@ -51,12 +51,11 @@ def test_crash_of_a_recovery_is_recovered_from(case: Case, point: str) -> None:
     assert sorted(visible()) == sorted(job.written)
 
 
-@pytest.mark.parametrize("hit", [1, 2])
 @pytest.mark.parametrize("point", POINTS)
-def test_whole_process_may_be_started_again(case: Case, point: str, hit: int) -> None:
+def test_whole_process_may_be_started_again(case: Case, point: str) -> None:
     job, visible = case
     job.submit()
-    job.run_and_crash(point, hit)
+    job.run_and_crash(point, 2)
 
     job.submit()
     job.run()

@@ -310,7 +310,8 @@ def test_a_crash_in_the_middle_changes_nothing(
 
 def test_records_without_event_time_fail_the_job_at_once(state: Path) -> None:
     job = Pipeline("joins")
-    one = job.from_iterable([1]).key_by()
+    timed = job.from_iterable([1]).assign_timestamps(int)
+    one = timed.map_batches(lambda records: [*records, 5]).key_by()  # Which loses the times.
     one.interval_join(one, lower="0s", upper="1s").pairs().sink(Collect())
 
     with pytest.raises(JobFailed, match="input have no event time") as caught:

@@ -127,6 +127,8 @@ def check_that_it_goes_on(life: Life) -> None:
     assert {finding.kind for finding in job.verify()} == {"ok"}
 
 
+@pytest.mark.fault("F8", promise="P7", oracles="O7 O8")
+@pytest.mark.fault("F9", promise="P7", oracles="O7 O8")
 @pytest.mark.parametrize(
     ("error", "is_lasting", "takes_effect"),
     [
@@ -150,6 +152,7 @@ def test_no_failing_system_call_costs_a_complete_checkpoint(
         check_that_it_goes_on(life)
 
 
+@pytest.mark.fault("F34", promise="P7", oracles="O7 O8")
 @pytest.mark.parametrize("takes_effect", [False, True], ids=["before", "after"])
 def test_no_death_between_two_steps_costs_a_complete_checkpoint(
     tmp_path: Path, takes_effect: bool
@@ -176,6 +179,7 @@ def the_files_of_tasks(directory: Path) -> bool:
     return directory.name in {"count.0", "shared"}
 
 
+@pytest.mark.fault("F10", promise="P7", oracles="O7 O8")
 @pytest.mark.parametrize("is_written_out", [nothing, all_but_checkpoints, the_files_of_tasks])
 def test_no_loss_of_power_costs_a_complete_checkpoint(
     tmp_path: Path, is_written_out: Callable[[Path], bool]

@@ -16,14 +16,14 @@ from flowsnap.operators import OutputTag
 from flowsnap.operators.window import (
     ALL_TIME,
     Count,
-    SlidingCount,
-    TumblingCount,
     First,
     Global,
     Session,
     Sliding,
+    SlidingCount,
     Sum,
     Tumbling,
+    TumblingCount,
     Window,
     WindowResult,
 )
@@ -87,6 +87,30 @@ def test_a_window_can_be_reduced() -> None:
     ]
 
 
+def joined(one: Any, other: Any) -> Any:
+    """Not commutative, but associative."""
+    return one[0], other[1], one[2] + other[2]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "assigner", [Tumbling("10s"), Sliding("20s", "5s"), Session("3s"), TumblingCount(25)], ids=repr
+)
+def test_a_window_is_reduced_in_the_order_of_arrival(assigner: Assigner, workers: int) -> None:
+    job, out = Pipeline("windows"), Collect()
+    events: list[Any] = [(f"user-{n % 5}", n - n * 37 % 6, f"{n:03}") for n in range(500)]
+    keyed = timed(job, events, "6s").key_by(0)
+    keyed.window(assigner).reduce(joined, name="joined").sink(out)
+
+    job.start(workers=workers).wait()
+
+    texts = [one.value[2] for one in out.values]
+    assert texts
+    for text in texts:
+        numbers = [text[at : at + 3] for at in range(0, len(text), 3)]
+        assert numbers == sorted(numbers)
+
+
 def test_sessions_are_processed_with_all_their_records() -> None:
     def spans(user: str, window: Window, events: list[Event]) -> Iterator[Any]:
         yield user, window.start // 1000, [amount for _, _, amount in events]
@@ -112,6 +136,20 @@ def test_late_records_come_out_beside() -> None:
     found = run(job, stream)
 
     assert len(late.values) + sum(one.value for one in found) == len(events)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_late_records_are_counted_in_the_status(workers: int) -> None:
+    job = Pipeline("windows")
+    events: list[Event] = [("ann", n, 1) for n in range(9_000)] + [("ann", 3, 1), ("bob", 4, 1)]
+    counts = timed(job, events, "1s").key_by(0).window(Tumbling("10s")).count(name="counts")
+    counts.sink(Collect())
+
+    handle = job.start(workers=workers)
+    handle.wait()
+
+    counters = {one.name: one.counters for one in handle.status().operators}
+    assert counters[OperatorId("counts")] == {"late": 2}
 
 
 def test_windows_without_a_key_have_one_subtask() -> None:

@@ -25,13 +25,16 @@ from flowsnap.operators.window import (
     Mean,
     PurgingTrigger,
     Session,
+    SessionProcessingTime,
     Sliding,
     SlidingCount,
+    SlidingProcessingTime,
     Sum,
     TopK,
     Trigger,
     Tumbling,
     TumblingCount,
+    TumblingProcessingTime,
     WindowResult,
 )
 from flowsnap.operators.window.aggregate import Aggregates
@@ -198,6 +201,18 @@ def in_order(numbers: list[int]) -> dict[str, Any]:
 
 
 IN_ORDER: dict[str, Aggregate] = {"all": CollectList(2), "first": First(2), "last": Last(2)}
+
+
+PAUSES = st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 9)), max_size=30)
+CLOCKED: list[tuple[Assigner, Assigner]] = [
+    (TumblingProcessingTime("7ms", "2ms"), Tumbling("7ms", "2ms")),
+    (SlidingProcessingTime("9ms", "4ms"), Sliding("9ms", "4ms")),
+    (SessionProcessingTime("5ms"), Session("5ms")),
+]
+
+
+def moments(key: str, window: Window, records: list[int]) -> Iterator[Any]:
+    yield (key, *window, records)
 
 
 def listed(key: str, window: Window, records: list[Record]) -> Iterator[Any]:
@@ -418,3 +433,20 @@ def test_triggers_see_the_same_however_the_input_is_cut_and_restored(
     singly = run([s for s in one_by_one if s != "restore"], Model(assigner, 0, len), operator)
 
     assert sorted(plain(in_batches.values)) == sorted(plain(singly.values))
+
+
+@settings(max_examples=80, deadline=None)
+@given(PAUSES, st.integers(0, 30), st.sampled_from(CLOCKED))
+def test_windows_by_the_clock_are_those_of_the_moments_as_event_times(
+    steps: list[tuple[str, int]], cut: int, assigners: tuple[Assigner, Assigner]
+) -> None:
+    clocked, timed = (
+        WindowPlan(one, late=None).process(CalledProcess(moments)) for one in assigners
+    )
+    rig, model, now = Rig(clocked), Rig(timed), 0
+    for number, (key, pause) in enumerate(steps):
+        now += pause
+        rig = (rig.restored() if number == cut else rig).clock(now).push([now], keys=[key])
+        model.push([now], [now], [key])
+
+    assert sorted(rig.clock(now + 99).values) == sorted(model.end().values)

@@ -35,6 +35,7 @@ def test_a_crash_at_a_sample_of_the_effects_loses_and_doubles_nothing() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.fault("F34", promise="P1 P2 P7", oracles="O3 O7 O8")
 @pytest.mark.parametrize("first", range(4))
 def test_a_crash_at_any_effect_loses_and_doubles_nothing(first: int) -> None:
     assert failures(SEED, stride=4, first=first) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -31,9 +31,18 @@ def test_random_worlds_keep_every_property(first: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_many_worlds_keep_every_property_and_reach_every_situation() -> None:
+@pytest.mark.fault("F6", promise="P1 P2 P7", oracles="O3 O7 O8")
+@pytest.mark.fault("F10", promise="P1 P2 P7", oracles="O3 O7 O8")
+@pytest.mark.fault("F15", promise="P1 P2", oracles="O3 O7")
+@pytest.mark.fault("F23", promise="P2", oracles="O3 O4")
+@pytest.mark.fault("F24", promise="P1 P4", oracles="O3 O5 O7")
+@pytest.mark.fault("F34", promise="P7", oracles="O8")
+def test_many_worlds_keep_every_property_and_reach_every_situation(
+    record_property: Callable[[str, object], None],
+) -> None:
     batch = run_batch(SEEDS, MANY)
 
+    record_property("seeds", MANY)
     assert not batch.failures, explain(batch)
     assert batch.missing == []
 

@@ -39,9 +39,11 @@ def test_snippet_of_the_documentation_is_right(
 
 
 def test_page_on_testing_holds_from_top_to_bottom(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # The plugin does it, in an environment that flowsnap was installed in since it has one.
+    pytestconfig.addinivalue_line("markers", "flowsnap_seeds(seeds): one test for each seed")
     page: dict[str, Any] = {"__name__": "page"}
     for path, line, text in (one.values for one in snippets()):
         if path.name == "testing.md":

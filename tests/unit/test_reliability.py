@@ -56,7 +56,7 @@ def test_the_table_names_a_fault_once_and_every_test() -> None:
 
     assert lines[2].startswith(f"| **F1** {FAULTS['F1']} | P1 | O1 | [`test_a`](../tests/x.py)")
     assert lines[2].endswith("| 2 runs, 6 crashes |")
-    assert lines[3] == "|  | P1 | O1 | [`test_b`](../tests/x.py) | – |"
+    assert lines[3] == "|  | P1 | O1 | [`test_b`](../tests/x.py) | - |"
     assert "2 runs of 1 tests: 6 crashes" in "\n".join(lines)
 
 

@@ -190,6 +190,7 @@ def test_a_failed_request_is_tried_again(rigs: Rigs, gate: Gate) -> None:
 
     assert rig.values == [14]
     assert gate.asked == [7, 7, 7]
+    assert rig.counted("retries") == 2
 
 
 def test_the_last_error_is_the_users_and_says_which_record(rigs: Rigs, gate: Gate) -> None:
@@ -212,6 +213,7 @@ def test_a_request_that_takes_too_long_is_given_up(rigs: Rigs, gate: Gate) -> No
 
     with pytest.raises(OperatorError, match="TimeoutError: no answer within 1 ms"):
         rig.end()
+    assert (rig.counted("timeouts"), rig.counted("retries")) == (1, 0)
 
 
 def test_a_request_that_cancels_itself_is_an_error_and_no_hang(rigs: Rigs) -> None:

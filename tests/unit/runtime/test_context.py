@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import repeat
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,7 +38,8 @@ def test_side_output_loses_no_record_no_time_and_no_order(emitted: Emitted) -> N
 
     found: Emitted = []
     for batch in buffer.take():
-        found += zip(batch.values, batch.timestamps or [None] * len(batch), strict=True)
+        times = batch.timestamps or repeat(None, len(batch))
+        found += zip(batch.values, times, strict=True)
 
     assert found == emitted
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from flowsnap import KeyedProcess, OutputTag, Pipeline, ProcessContext, Tumbling, bounded
+from flowsnap import KeyedProcess, Pipeline, ProcessContext, Tumbling, bounded
 from flowsnap.connectors import Collect, FromIterable
-
-LATE = OutputTag("late")
 
 
 def totals() -> Pipeline:

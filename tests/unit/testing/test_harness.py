@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from flowsnap import Pipeline
@@ -82,7 +84,7 @@ def test_job_is_started_afresh() -> None:
 
 
 @pytest.mark.parametrize("backend", ["memory", "rocksdb"])
-def test_state_follows_its_keys_over_a_rescale(backend: str) -> None:
+def test_state_follows_its_keys_over_a_rescale(backend: Any) -> None:
     with Harness(totals(), backend=backend) as harness:
         harness.push("orders", *(order(f"user-{n}", n) for n in range(20)))
         for parallelism in (3, 1, 2):
@@ -203,7 +205,9 @@ def test_records_without_event_times_keep_having_none() -> None:
 
 def test_output_of_a_step_in_the_middle_is_watched() -> None:
     pipeline = Pipeline("side")
-    small, large = pipeline.from_iterable([], name="numbers").split(lambda n: n < 10, name="sort")
+    small, large = pipeline.from_iterable(list[int](), name="numbers").split(
+        lambda n: n < 10, name="sort"
+    )
     small.map(str, name="text").sink(Collect(), name="out")
     large.sink(Collect(), name="rest")
 
@@ -213,6 +217,17 @@ def test_output_of_a_step_in_the_middle_is_watched() -> None:
         assert harness.output("text") == ["1", "3"]
         assert harness.output(small) == [1, 3]
         assert harness.output(large) == [20]
+
+
+def test_one_name_needs_no_list() -> None:
+    pipeline, kept = Pipeline("one"), Collect()
+    pipeline.from_iterable(list[int](), name="numbers").map(str, name="text").sink(kept, name="out")
+
+    with Harness(pipeline, watch="text", keep="out") as harness:
+        harness.push("numbers", 1)
+        harness.checkpoint()
+
+        assert harness.output("text") == kept.values == ["1"]
 
 
 def test_take_returns_what_is_new() -> None:
@@ -257,7 +272,7 @@ def test_operator_state_is_there_after_a_checkpoint() -> None:
 
 def test_sink_that_is_kept_runs_for_real() -> None:
     pipeline, kept = Pipeline("kept"), Collect()
-    pipeline.from_iterable([], name="numbers").sink(kept, name="out")
+    pipeline.from_iterable(list[int](), name="numbers").sink(kept, name="out")
 
     with Harness(pipeline, keep=["out"]) as harness:
         harness.push("numbers", 1, 2)
@@ -285,7 +300,7 @@ def test_asynchronous_functions_are_waited_for() -> None:
         return 2 * number
 
     pipeline = Pipeline("async")
-    numbers = pipeline.from_iterable([], name="numbers")
+    numbers = pipeline.from_iterable(list[int](), name="numbers")
     numbers.async_map(double, name="double").sink(Collect(), name="out")
 
     with Harness(pipeline) as harness:
@@ -296,7 +311,7 @@ def test_asynchronous_functions_are_waited_for() -> None:
 
 def test_rate_limit_waits_for_the_clock() -> None:
     pipeline = Pipeline("slow")
-    numbers = pipeline.from_iterable([], name="numbers")
+    numbers = pipeline.from_iterable(list[int](), name="numbers")
     numbers.rate_limit(1, name="slow").sink(Collect(), name="out")
 
     with Harness(pipeline) as harness:
@@ -309,8 +324,8 @@ def test_rate_limit_waits_for_the_clock() -> None:
 
 def test_one_source_of_two_ends() -> None:
     pipeline = Pipeline("two")
-    left = pipeline.from_iterable([], name="left")
-    left.union(pipeline.from_iterable([], name="right")).sink(Collect(), name="out")
+    left = pipeline.from_iterable(list[int](), name="left")
+    left.union(pipeline.from_iterable(list[int](), name="right")).sink(Collect(), name="out")
 
     with Harness(pipeline) as harness:
         harness.push("left", 1)

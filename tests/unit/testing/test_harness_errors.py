@@ -25,7 +25,7 @@ def test_error_of_the_user_is_raised_from_the_call_and_is_a_crash() -> None:
         harness.push("words", "apple")
         harness.checkpoint()
 
-        with pytest.raises(OperatorError, match="'remind'.*boom is not accepted") as caught:
+        with pytest.raises(OperatorError, match=r"'remind'.*boom is not accepted") as caught:
             harness.push("words", "boom")
 
         assert isinstance(caught.value.__cause__, ValueError)
@@ -54,7 +54,7 @@ class Refusing(Sink):
 
 def test_error_of_a_sink_at_a_checkpoint_is_a_crash() -> None:
     pipeline = Pipeline("refused")
-    pipeline.from_iterable([], name="numbers").sink(Refusing(), name="out")
+    pipeline.from_iterable(list[int](), name="numbers").sink(Refusing(), name="out")
 
     with Harness(pipeline, keep=["out"]) as harness:
         harness.push("numbers", 1)
@@ -70,7 +70,7 @@ def test_error_at_the_start_is_raised_where_the_harness_is_made() -> None:
     source = pipeline.source(TestSource([0]), name="numbers")
     source.map(lambda number: 1 // number, name="divide").sink(Collect(), name="out")
 
-    with pytest.raises(OperatorError, match="'divide'.*division"):
+    with pytest.raises(OperatorError, match=r"'divide'.*division"):
         Harness(pipeline)
 
 
@@ -164,8 +164,8 @@ def test_closed_harness_takes_nothing_more() -> None:
 
 def test_source_that_has_ended_takes_nothing_more() -> None:
     pipeline = Pipeline("two")
-    left = pipeline.from_iterable([], name="left")
-    left.union(pipeline.from_iterable([], name="right")).sink(Collect(), name="out")
+    left = pipeline.from_iterable(list[int](), name="left")
+    left.union(pipeline.from_iterable(list[int](), name="right")).sink(Collect(), name="out")
 
     with Harness(pipeline) as harness:
         harness.end("left")

@@ -61,6 +61,10 @@ def test_nothing_happens_if_nothing_may() -> None:
     assert drawn(Faults(**dict.fromkeys(Faults.__struct_fields__, False))) == []
 
 
+def test_every_kind_can_be_put_into_words() -> None:
+    assert all(describe(fault) for fault in drawn(Faults()))
+
+
 def test_same_seed_has_the_same_faults() -> None:
     assert Faults().draw(Random(7)) == Faults().draw(Random(7))
 
@@ -92,7 +96,8 @@ def test_unknown_kind_is_refused() -> None:
         (Fault("fail", 1, 0), "number 1 of 'link manifest.json' fails, before it takes effect"),
         (Fault("sink", 3, 0, 0, True), "call 3 of a sink fails, after it takes effect"),
         (Fault("user", 4), "read 4 of a source raises"),
-        (Fault("reset", 5_000), "reset at 5.0 ms"),
+        (Fault("reset", 5_000), "two workers lose each other at 5.0 ms"),
+        (Fault("wall", 5_000, 0, -1_000), "the wall clock jumps by -1 s at 5.0 ms"),
     ],
 )
 def test_fault_is_put_into_words(fault: Fault, words: str) -> None:

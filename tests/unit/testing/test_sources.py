@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowsnap import ConfigError, Pipeline
+from flowsnap import ConfigError, Pipeline, bounded
 from flowsnap.connectors import Collect
 from flowsnap.testing import ABORT, END, PAUSE, Harness, TestSource, at
 
@@ -14,7 +14,9 @@ from flowsnap.testing import ABORT, END, PAUSE, Harness, TestSource, at
 def pipeline_of(source: TestSource, sink: Collect | None = None) -> Pipeline:
     pipeline = Pipeline("numbers")
     stream = pipeline.source(source, name="numbers")
-    stream.map(lambda number: 10 * number, name="tens").sink(sink or Collect(), name="out")
+    stream.map(
+        lambda number: number if not isinstance(number, int) else 10 * number, name="tens"
+    ).sink(sink or Collect(), name="out")
     return pipeline
 
 
@@ -110,6 +112,29 @@ def test_values_carry_their_event_times() -> None:
 
     with Harness(pipeline_of(source)) as harness:
         assert harness.output("out").timestamps == [5, 7, None]
+
+
+def test_pause_of_a_source_with_event_times_is_lifted_by_the_source_itself() -> None:
+    source, pipeline = TestSource([1, PAUSE, 2]), Pipeline("timed")
+    timed = pipeline.source(source, watermark=bounded("0ms", timestamp=int), name="numbers")
+    timed.sink(Collect(), name="out")
+
+    with Harness(pipeline) as harness:
+        source.resume()
+        harness.advance("1ms")
+
+        assert harness.output("out") == [1, 2]
+
+
+def test_values_that_compare_in_their_own_way_are_no_sentinels() -> None:
+    class Anything:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+    with Harness(pipeline_of(TestSource([Anything(), PAUSE]), None)) as harness:
+        assert not harness.is_done
 
 
 def test_more_pauses_than_there_are_cannot_be_lifted() -> None:

@@ -17,7 +17,7 @@ Keyed = KeyedStream[Any, Any]
 
 
 def keyed(job: Pipeline) -> Keyed:
-    return job.from_iterable([1]).key_by()
+    return job.from_iterable([1]).assign_timestamps(int).key_by()
 
 
 def drawn(draw: Callable[[Keyed, Keyed], Any]) -> Operator:

@@ -67,6 +67,16 @@ def test_merging_has_all_values_and_changes_neither_side(
 
 
 @pytest.mark.parametrize(("aggregate", "expected"), CASES)
+def test_an_accumulator_can_be_put_into_another(aggregate: Aggregate, expected: object) -> None:
+    one = aggregate.add_many(aggregate.create(), VALUES[:2])
+    other = aggregate.add_many(aggregate.create(), VALUES[2:])
+    before = aggregate.results([other])
+
+    assert aggregate.results([aggregate.absorb(one, other)]) == [expected]
+    assert aggregate.results([other]) == before
+
+
+@pytest.mark.parametrize(("aggregate", "expected"), CASES)
 def test_a_column_folds_each_key_by_itself(aggregate: Aggregate, expected: object) -> None:
     column = aggregate.column()
     keys = ["a", "a", "b", "a", "a", "a", "b"]

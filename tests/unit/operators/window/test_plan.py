@@ -14,11 +14,13 @@ from flowsnap.operators.window import (
     EventTimeTrigger,
     First,
     Global,
+    Reduce,
     Session,
     Sliding,
     Sum,
     Tumbling,
     TumblingCount,
+    TumblingProcessingTime,
 )
 from flowsnap.operators.window.aggregate import Aggregates
 from flowsnap.operators.window.aligned import AlignedWindows
@@ -56,6 +58,9 @@ def test_records_are_combined_where_only_the_result_is_seen() -> None:
     assert not is_combined(WindowPlan(Tumbling("1s"), 5, "late"), Aggregates(Sum()))
     assert is_combined(WindowPlan(Tumbling("1s")), Aggregates(First()))
     assert not is_combined(WindowPlan(Sliding("2s", "1s")), Aggregates(First()))
+    assert not is_combined(WindowPlan(Sliding("2s", "1s")), Aggregates(Reduce(max)))
+    assert is_combined(WindowPlan(Sliding("2s", "1s")), Aggregates(Reduce(max, commutative=True)))
+    assert not is_combined(WindowPlan(TumblingProcessingTime("1s")), Aggregates(Sum()))
     assert not is_combined(WindowPlan(Session("1s")), Aggregates(Sum()))
 
 

@@ -1,0 +1,201 @@
+"""Carries out what the checkpoint coordinator of an attempt decides."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flowsnap import __version__
+from flowsnap.config import JobConfig
+from flowsnap.core import coordinator as checkpoints
+from flowsnap.core import job as life
+from flowsnap.core import requests
+from flowsnap.core.ids import CheckpointId
+from flowsnap.core.manifest import CheckpointManifest
+from flowsnap.core.message import (
+    AbortCheckpoint,
+    Acknowledged,
+    Committed,
+    CompleteCheckpoint,
+    Declined,
+    Drain,
+    FromWorker,
+    ToWorker,
+    TriggerCheckpoint,
+)
+from flowsnap.errors import CheckpointError, StorageError
+from flowsnap.failpoint import failpoint
+from flowsnap.runtime.attempt import Attempt, versions
+from flowsnap.runtime.clock import Clock
+from flowsnap.runtime.recovery import Recovery
+from flowsnap.runtime.report import Report
+from flowsnap.runtime.watcher import InvariantWatch
+
+LOG = logging.getLogger("flowsnap")
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the driver acts with: those of its job manager.
+
+    ``queue`` has something done once all actions of the event before have been carried out;
+    ``feed`` tells the job machine, ``tell`` every worker, ``answer`` whoever has asked for
+    something; ``attempt`` returns the current attempt.
+    """
+
+    clock: Clock
+    config: JobConfig
+    recovery: Recovery
+    report: Report
+    watch: InvariantWatch
+    attempt: Callable[[], Attempt | None]
+    queue: Callable[[Callable[[], None]], None]
+    feed: Callable[[life.Event], None]
+    tell: Callable[[ToWorker], None]
+    answer: Callable[[requests.Event], None]
+
+
+class CheckpointDriver:
+    """The checkpoints of one job, attempt after attempt."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+
+    def coordinate(self, event: checkpoints.Event) -> None:
+        """Give an event to the coordinator, and do what it wants."""
+        self._means.queue(lambda: self._handle(event))
+
+    def take(self, message: FromWorker, attempt: Attempt) -> None:
+        """Take what a worker says of a checkpoint."""
+        match message:
+            case Acknowledged(checkpoint_id=checkpoint_id, snapshot=snapshot):
+                failpoint("jm.ack")
+                self.coordinate(checkpoints.TaskAcknowledged(checkpoint_id, snapshot))
+            case Declined(checkpoint_id=checkpoint_id, task=task, reason=reason):
+                self.coordinate(checkpoints.TaskDeclined(checkpoint_id, task, reason))
+            case Committed():
+                self._committed(message, attempt)
+            case _:
+                pass  # Every other kind has been taken before.
+
+    def step(self) -> None:
+        """Go on with manifests whose invariants have been checked meanwhile."""
+        for manifest, why_fatal in self._means.watch.checked():
+            attempt = self._means.attempt()
+            if attempt is None or attempt.id != manifest.attempt or not attempt.is_started:
+                continue  # The attempt has failed meanwhile: so has the checkpoint.
+            if not why_fatal:
+                self._write(manifest, attempt)
+                continue
+            why = f"checkpoint {manifest.checkpoint_id} is not committed: {why_fatal}"
+            self._means.feed(life.AttemptFailed(why, False, None))
+
+    def _handle(self, event: checkpoints.Event) -> None:
+        attempt = self._means.attempt()
+        if attempt is None or not attempt.is_started:
+            return
+        now_ms = self._means.clock.now_ms()
+        for action in attempt.coordinator.handle(event, now_ms):
+            LOG.debug("%s: %s", type(event).__name__, type(action).__name__)
+            self._carry_out(action, attempt)
+
+    def _carry_out(self, action: checkpoints.Action, attempt: Attempt) -> None:
+        match action:
+            case checkpoints.InjectBarriers(checkpoint_id, wish):
+                self._inject(checkpoint_id, wish, attempt)
+            case checkpoints.DrainSources():
+                self._means.tell(Drain(attempt=attempt.id))
+            case checkpoints.WriteManifest():
+                self._conclude(action, attempt)
+            case checkpoints.NotifyComplete(checkpoint_id, kind):
+                self._notify(checkpoint_id, kind, attempt)
+            case checkpoints.Abort(checkpoint_id, reason):
+                LOG.warning("checkpoint %d aborted: %s", checkpoint_id, reason)
+                self._means.report.checkpoint_failed()
+                abort = AbortCheckpoint(attempt=attempt.id, checkpoint_id=checkpoint_id)
+                self._means.tell(abort)
+                self._means.answer(requests.Aborted(checkpoint_id, reason))
+            case checkpoints.FailAttempt(reason):
+                self._means.feed(life.AttemptFailed(reason, True, None))
+
+    def _inject(
+        self, checkpoint_id: CheckpointId, wish: checkpoints.Wish, attempt: Attempt
+    ) -> None:
+        means = self._means
+        begun = attempt.times.begin(checkpoint_id, means.clock)
+        try:
+            means.recovery.reserve(checkpoint_id)
+        except StorageError as error:
+            means.feed(life.AttemptFailed(str(error), True, None))
+            return
+        means.report.checkpoint_pending(checkpoint_id)
+        means.answer(requests.Triggered(checkpoint_id))
+        means.tell(
+            TriggerCheckpoint(
+                attempt=attempt.id,
+                checkpoint_id=checkpoint_id,
+                is_final=wish.is_final,
+                timeout_ms=means.config.barrier_timeout_of(wish.alignment),
+                initiators=frozenset(wish.initiators),
+            )
+        )
+        begun.triggered(means.clock)
+        failpoint("jm.triggered")
+
+    def _conclude(self, action: checkpoints.WriteManifest, attempt: Attempt) -> None:
+        phases = attempt.times.of(action.checkpoint_id)
+        manifest = CheckpointManifest(
+            job=self._means.recovery.job,
+            run_id=self._means.recovery.run_id,
+            checkpoint_id=action.checkpoint_id,
+            attempt=attempt.id,
+            kind=action.kind,
+            graph=self._means.recovery.job_graph,
+            tasks=action.snapshots,
+            triggered_at_ms=phases.begun_at_wall_ms,
+            trigger_ms=phases.trigger_ms,
+            duration_ms=action.duration_ms,
+            versions=versions(__version__),
+        )
+        if not self._means.watch.submit(manifest):
+            self._write(manifest, attempt)
+
+    def _write(self, manifest: CheckpointManifest, attempt: Attempt) -> None:
+        try:
+            self._means.recovery.write_manifest(manifest)
+        except (CheckpointError, StorageError) as error:
+            if isinstance(error, StorageError) and not error.is_definite:
+                # It may be there: no abort and no delete. The next attempt looks what there is.
+                self._means.feed(life.AttemptFailed(str(error), True, None))
+            else:
+                self.coordinate(checkpoints.ManifestFailed(manifest.checkpoint_id, str(error)))
+            return
+        attempt.times.of(manifest.checkpoint_id).written(self._means.clock)
+        self._means.report.checkpoint_completed(manifest)
+        self.coordinate(checkpoints.ManifestWritten(manifest.checkpoint_id))
+
+    def _notify(
+        self, checkpoint_id: CheckpointId, kind: checkpoints.CheckpointKind, attempt: Attempt
+    ) -> None:
+        means = self._means
+        LOG.info("%s", means.report.describe_last_checkpoint())
+        attempt.commits.expect(checkpoint_id)
+        attempt.is_final_complete = kind == "final"
+        means.tell(CompleteCheckpoint(attempt=attempt.id, checkpoint_id=checkpoint_id))
+        failpoint("jm.notify_sent")
+        means.answer(requests.Completed(checkpoint_id, attempt.is_final_complete))
+        pending = [one.checkpoint_id for one in attempt.coordinator.all_pending]
+        try:
+            means.recovery.retire(means.config.checkpoints_retained, pending)
+        except StorageError as error:
+            LOG.warning("older checkpoints are still there: %s", error)
+
+    def _committed(self, message: Committed, attempt: Attempt) -> None:
+        if not attempt.commits.committed(message.task, message.checkpoint_id):
+            return
+        if completion := attempt.times.committed(message.checkpoint_id, self._means.clock):
+            self._means.recovery.record_completion(completion)
+        # Not started any more: the last word of a worker that died, while we start anew.
+        if attempt.is_final_complete and attempt.is_started:
+            self._means.feed(life.FinalCommitted())
