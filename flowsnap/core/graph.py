@@ -201,9 +201,11 @@ def _check_operators(graph: JobGraph) -> None:
         raise ConfigError(f"{count} operators have the name {name}").hint(
             "a name is the identity of an operator's state: pass name= to tell them apart"
         )
-    for kind in (OperatorKind.SOURCE, OperatorKind.SINK):
-        if all(operator.kind is not kind for operator in graph.operators):
-            raise ConfigError(f"job {graph.name} has no {kind}")
+    kinds = {operator.kind for operator in graph.operators}
+    if kinds.isdisjoint({OperatorKind.SOURCE, OperatorKind.LOOP}):  # a loop may move by itself
+        raise ConfigError(f"job {graph.name} has no {OperatorKind.SOURCE}")
+    if OperatorKind.SINK not in kinds:
+        raise ConfigError(f"job {graph.name} has no {OperatorKind.SINK}")
 
 
 def _check_edge(edge: EdgeSpec, operators: dict[OperatorId, OperatorSpec]) -> None:

@@ -213,16 +213,15 @@ class Start(_Message, frozen=True, kw_only=True):
 
 
 class TriggerCheckpoint(_Message, frozen=True, kw_only=True):
-    """Have the sources and loops emit the barrier of a checkpoint.
+    """Have ``tasks`` begin a checkpoint, without waiting for its barriers.
 
-    ``is_final``: the sources stop reading at it. ``timeout_ms`` as in ``Barrier``. ``initiators``:
-    operators that begin it by themselves as well, without waiting for its barriers.
+    ``is_final``: the sources stop reading at it. ``timeout_ms`` as in ``Barrier``.
     """
 
     checkpoint_id: CheckpointId
+    tasks: frozenset[TaskId]
     is_final: bool = False
     timeout_ms: int | None = None
-    initiators: frozenset[OperatorId] = frozenset()
 
 
 class LookRound(_Message, frozen=True, kw_only=True):

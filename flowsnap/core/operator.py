@@ -241,6 +241,15 @@ class Source:
         """
         raise NotImplementedError(f"{type(self).__name__}.splits")
 
+    def splits_after(self, parallelism: int, known: Sequence[tuple[Split, Any]]) -> Sequence[Split]:
+        """Return all splits of a job that goes on from a checkpoint; as ``splits``, else.
+
+        ``known``: those that the checkpoint holds, each with its position.
+        """
+        if known and not self.discovers:
+            return [split for split, _ in known]
+        return self.splits(parallelism)
+
     def open_split(self, split: Split, position: Any) -> SplitReader:
         """Return a reader of ``split`` that goes on at ``position`` (None: from its beginning)."""
         raise NotImplementedError(f"{type(self).__name__}.open_split")

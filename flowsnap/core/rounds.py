@@ -137,6 +137,10 @@ class TerminationDetector:
         self._next_ms: int | None = None
         self._is_over = False
 
+    def start(self) -> list[Action]:
+        """Begin at once where there are no sources, so that nobody ends first."""
+        return [] if self._running else self._begin()
+
     def task_ended(self, task: TaskId, now_ms: int) -> list[Action]:
         """Take note that a task has processed the end of its input."""
         was_running = bool(self._running)

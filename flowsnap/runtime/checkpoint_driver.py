@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from flowsnap import __version__
@@ -11,7 +12,9 @@ from flowsnap.config import JobConfig
 from flowsnap.core import coordinator as checkpoints
 from flowsnap.core import job as life
 from flowsnap.core import requests
+from flowsnap.core.graph import ExecutionGraph
 from flowsnap.core.ids import CheckpointId
+from flowsnap.core.initiation import initiating_tasks
 from flowsnap.core.manifest import CheckpointManifest
 from flowsnap.core.message import (
     AbortCheckpoint,
@@ -26,6 +29,7 @@ from flowsnap.core.message import (
 )
 from flowsnap.errors import CheckpointError, StorageError
 from flowsnap.failpoint import failpoint
+from flowsnap.runtime.asked import AskedCheckpoints
 from flowsnap.runtime.attempt import Attempt, versions
 from flowsnap.runtime.clock import Clock
 from flowsnap.runtime.recovery import Recovery
@@ -46,6 +50,7 @@ class Means:
 
     clock: Clock
     config: JobConfig
+    graph: ExecutionGraph
     recovery: Recovery
     report: Report
     watch: InvariantWatch
@@ -61,6 +66,15 @@ class CheckpointDriver:
 
     def __init__(self, means: Means) -> None:
         self._means = means
+        self._asked = AskedCheckpoints()
+
+    def request(self, wish: checkpoints.Wish) -> Future[CheckpointId]:
+        """Ask for a checkpoint, from any thread; its id comes when it is complete."""
+        return self._asked.ask(wish)
+
+    def close(self) -> None:
+        """Tell whoever has asked for a checkpoint that none will come."""
+        self._asked.fail("the job has ended")
 
     def coordinate(self, event: checkpoints.Event) -> None:
         """Give an event to the coordinator, and do what it wants."""
@@ -80,7 +94,9 @@ class CheckpointDriver:
                 pass  # Every other kind has been taken before.
 
     def step(self) -> None:
-        """Go on with manifests whose invariants have been checked meanwhile."""
+        """Take what was asked for, and go on with manifests that have been checked meanwhile."""
+        for wish in self._asked.take():
+            self.coordinate(checkpoints.TriggerRequested(wish))
         for manifest, why_fatal in self._means.watch.checked():
             attempt = self._means.attempt()
             if attempt is None or attempt.id != manifest.attempt or not attempt.is_started:
@@ -96,6 +112,8 @@ class CheckpointDriver:
         if attempt is None or not attempt.is_started:
             return
         now_ms = self._means.clock.now_ms()
+        if isinstance(event, checkpoints.Started):
+            self._asked.start()
         for action in attempt.coordinator.handle(event, now_ms):
             LOG.debug("%s: %s", type(event).__name__, type(action).__name__)
             self._carry_out(action, attempt)
@@ -116,6 +134,7 @@ class CheckpointDriver:
                 abort = AbortCheckpoint(attempt=attempt.id, checkpoint_id=checkpoint_id)
                 self._means.tell(abort)
                 self._means.answer(requests.Aborted(checkpoint_id, reason))
+                self._asked.aborted(checkpoint_id, reason)
             case checkpoints.FailAttempt(reason):
                 self._means.feed(life.AttemptFailed(reason, True, None))
 
@@ -124,6 +143,8 @@ class CheckpointDriver:
     ) -> None:
         means = self._means
         begun = attempt.times.begin(checkpoint_id, means.clock)
+        timeout_ms = means.config.barrier_timeout_of(wish.alignment)
+        self._asked.triggered(checkpoint_id, wish)
         try:
             means.recovery.reserve(checkpoint_id)
         except StorageError as error:
@@ -135,9 +156,9 @@ class CheckpointDriver:
             TriggerCheckpoint(
                 attempt=attempt.id,
                 checkpoint_id=checkpoint_id,
+                tasks=initiating_tasks(means.graph, wish.initiators, is_unaligned=timeout_ms == 0),
                 is_final=wish.is_final,
-                timeout_ms=means.config.barrier_timeout_of(wish.alignment),
-                initiators=frozenset(wish.initiators),
+                timeout_ms=timeout_ms,
             )
         )
         begun.triggered(means.clock)
@@ -184,6 +205,7 @@ class CheckpointDriver:
         attempt.is_final_complete = kind == "final"
         means.tell(CompleteCheckpoint(attempt=attempt.id, checkpoint_id=checkpoint_id))
         failpoint("jm.notify_sent")
+        self._asked.completed(checkpoint_id)
         means.answer(requests.Completed(checkpoint_id, attempt.is_final_complete))
         pending = [one.checkpoint_id for one in attempt.coordinator.all_pending]
         try:

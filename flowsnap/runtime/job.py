@@ -7,17 +7,19 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import zmq
 
 from flowsnap import failpoint
 from flowsnap.config import JobConfig
+from flowsnap.core.coordinator import Wish
 from flowsnap.core.graph import ExecutionGraph, build_execution_graph, validate
-from flowsnap.core.ids import WorkerId
+from flowsnap.core.ids import OperatorId, WorkerId
 from flowsnap.core.requests import RequestKind, Result
 from flowsnap.core.restore import NOTHING, Allowed
 from flowsnap.errors import CheckpointError, FlowsnapError
@@ -77,6 +79,28 @@ class JobHandle:
         if result.error:
             raise _refused(result)
         return Path(result.savepoint)
+
+    def checkpoint(
+        self,
+        *,
+        alignment: Literal["aligned", "unaligned"] | None = None,
+        initiators: Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> int:
+        """Take a checkpoint now, and return its id once it is complete.
+
+        ``alignment``: that of this one, if not the job's. ``initiators``: operators at which it is
+        to begin by itself, without waiting for barriers; several may begin it at once.
+
+        Raises:
+            ConfigError: there is no such operator, or several checkpoints may be under way at once
+                and it is to be unaligned.
+            CheckpointError: it was given up, or the job has ended.
+            TimeoutError: it was not complete within ``timeout_s``.
+        """
+        names = tuple(OperatorId(name) for name in initiators)
+        wish = Wish("checkpoint", alignment, names)
+        return self._driver.await_checkpoint(wish, timeout_s, drives=self._thread is None)
 
     def stop(self, *, savepoint: bool | str = False, drain: bool = False) -> None:
         """Ask the job to end in order, with a last checkpoint from which it can be resumed.
@@ -170,6 +194,21 @@ class _Driver:
             else:
                 time.sleep(ANSWER_POLL_S)
         return result
+
+    def await_checkpoint(self, wish: Wish, timeout_s: float | None, *, drives: bool) -> int:
+        """Ask for a checkpoint and return its id; ``drives``: nobody but us runs the job."""
+        future = self._manager.request_checkpoint(wish)
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while not future.done():
+            if self.is_closed:
+                raise CheckpointError("the job had ended before a checkpoint was taken")
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(f"no checkpoint was complete within {timeout_s} s")
+            if drives:
+                self.run(ANSWER_POLL_S)
+            else:
+                time.sleep(ANSWER_POLL_S)
+        return int(future.result())
 
     def listen(self, server: ControlServer, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Sleep on this server's socket between rounds, and end its context with the job."""

@@ -13,6 +13,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from flowsnap.core import coordinator as checkpoints
 from flowsnap.core import job as life
 from flowsnap.core import requests
 from flowsnap.core.graph import ExecutionGraph
-from flowsnap.core.ids import AttemptId, WorkerId
+from flowsnap.core.ids import AttemptId, CheckpointId, WorkerId
 from flowsnap.core.message import (
     AlignWatermarks,
     Cancel,
@@ -39,6 +40,7 @@ from flowsnap.core.message import (
 )
 from flowsnap.core.restart import RestartPolicy
 from flowsnap.errors import (
+    ConfigError,
     ConnectionLost,
     FlowsnapError,
     JobFailed,
@@ -120,6 +122,7 @@ class JobManager:
         return Means(
             clock=self._clock,
             config=self._config,
+            graph=self._graph,
             recovery=self._recovery,
             report=self._report,
             watch=self._invariants,
@@ -152,6 +155,24 @@ class JobManager:
     def request_cancel(self) -> None:
         """Ask for an end at once."""
         self.desk.ask("cancel")
+
+    def request_checkpoint(self, wish: checkpoints.Wish) -> Future[CheckpointId]:
+        """Ask for a checkpoint; its id comes when it is complete.
+
+        Raises:
+            ConfigError: it names an operator that there is not, or would be unaligned while several
+                may be under way.
+        """
+        names = {spec.name for spec in self._recovery.job_graph.operators}
+        if unknown := sorted(set(wish.initiators) - names):
+            raise ConfigError(
+                f"a checkpoint cannot begin at {unknown[0]!r}: no such operator"
+            ).hint(f"the operators are {', '.join(sorted(names))}")
+        if wish.alignment == "unaligned" and self._config.checkpoints_concurrent > 1:
+            raise ConfigError("an unaligned checkpoint cannot be under way with others").hint(
+                "set checkpoints_concurrent to 1"
+            )
+        return self._checkpoints.request(wish)
 
     def worker_pids(self) -> dict[WorkerId, int]:
         """Return the worker processes that run."""
@@ -207,6 +228,7 @@ class JobManager:
         with contextlib.ExitStack() as stack:
             stack.callback(self._recovery.close)
             stack.callback(self._invariants.close)
+            stack.callback(self._checkpoints.close)
             stack.callback(self._control.close)
             stack.callback(self._launcher.close)
             stack.callback(self.desk.close)
@@ -368,6 +390,7 @@ class JobManager:
         self._tell_all(Start(attempt=self._attempt.id))
         self._attempt.is_started = True
         self._checkpoints.coordinate(checkpoints.Started())
+        self._tell_all(*self._attempt.loops.start())
         self.desk.tell(requests.Started())
 
     def _end(self, state: life.JobState, message: str) -> None:

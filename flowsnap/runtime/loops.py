@@ -23,6 +23,10 @@ class LoopRounds:
             TerminationDetector(tasks, index.source_tasks) if index.loop_tasks else None
         )
 
+    def start(self) -> list[ToWorker]:
+        """Take note that the tasks run."""
+        return [] if self._detector is None else self._carry_out(self._detector.start())
+
     def hear(self, message: FromWorker, now_ms: int) -> list[ToWorker]:
         """Take what a worker says, if it is about a task's end or a round."""
         if self._detector is None:

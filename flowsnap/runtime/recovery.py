@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from flowsnap.config import JobConfig
 from flowsnap.core import manifest as manifests
@@ -290,24 +291,21 @@ class Recovery:
             error.hint(f"older checkpoints that can be restored by number: {older}")
             raise
 
-    def _enumerate(self) -> dict[OperatorId, list[Split]]:
+    def _enumerate(self) -> dict[OperatorId, Sequence[Split]]:
         splits = {}
         for spec in self.job_graph.operators:
             if spec.kind is OperatorKind.SOURCE:
                 source = self._definition.code[spec.name]
                 assert isinstance(source, Source)
                 known = self._known_splits(spec.name)
-                if not source.discovers and known:
-                    splits[spec.name] = known
-                    continue
-                splits[spec.name] = source.splits(spec.parallelism)
+                splits[spec.name] = source.splits_after(spec.parallelism, known)
         return splits
 
-    def _known_splits(self, source: OperatorId) -> list[Split]:
+    def _known_splits(self, source: OperatorId) -> list[tuple[Split, Any]]:
         if self._restored is None:
             return []
         return [
-            Split(position.split, position.payload, position.size)
+            (Split(position.split, position.payload, position.size), position.position)
             for task in self._restored.tasks
             if task.operators[0] == source
             for position in task.splits

@@ -219,8 +219,7 @@ class Worker:
 
     def _trigger(self, message: TriggerCheckpoint) -> None:
         for task in self._tasks:
-            is_asked = not message.initiators.isdisjoint(task.operators)
-            if is_asked or task.is_loop or not task.inputs:
+            if task.id in message.tasks:
                 task.trigger(
                     message.checkpoint_id,
                     is_final=message.is_final,
