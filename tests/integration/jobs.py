@@ -139,3 +139,9 @@ __all__ = [
     "same",
     "until",
 ]
+
+
+def rows(directory: Path) -> list[Any]:
+    """Return the records that a JsonLinesFiles sink has committed below a directory."""
+    files = sorted(directory.rglob("*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]

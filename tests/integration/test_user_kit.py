@@ -293,6 +293,17 @@ def test_misuse_is_explained(
         simulate(*arguments, seeds=[], **settings)
 
 
+def test_loop_is_refused() -> None:
+    pipeline = Pipeline("halves")
+    loop = pipeline.loop("again")
+    halves = pipeline.source(FromIterable([8]), name="numbers").union(loop).map(lambda n: n // 2)
+    loop.feed(halves.filter(lambda n: n > 1))
+    halves.sink(Collect(), name="out")
+
+    with pytest.raises(ConfigError, match="'halves' has a loop"):
+        simulate(pipeline, seeds=[])
+
+
 def test_source_that_needs_event_times_must_be_given_them() -> None:
     pipeline = Pipeline("timed")
     source = pipeline.source(FromIterable([]), watermark=bounded("1s"), name="clicks")
