@@ -80,6 +80,7 @@ _PLAIN_COORDINATOR_EVENTS: dict[str, c.Event] = {
     "request": c.TriggerRequested(c.Wish()),
     "request savepoint": c.TriggerRequested(c.Wish("savepoint")),
     "request final": c.TriggerRequested(c.Wish("final")),
+    "drain": c.DrainRequested(),
 }
 
 
@@ -108,6 +109,8 @@ def coordinator_action(action: c.Action) -> str:
     match action:
         case c.InjectBarriers(checkpoint_id, wish):
             return f"inject {checkpoint_id}{shown_kind(wish.kind)}"
+        case c.DrainSources():
+            return "drain sources"
         case c.WriteManifest(checkpoint_id, kind, triggered_at_ms, duration_ms, snapshots):
             tasks = " ".join(snapshot.task for snapshot in snapshots)
             when = f"{triggered_at_ms} +{duration_ms}"
