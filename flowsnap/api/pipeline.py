@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from flowsnap.api.drawing import Drawing, Input, Request, check_name, check_parallelism
 from flowsnap.api.invariants import invariant_check
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from flowsnap.snapshot.snapshot import Snapshot
 
 T = TypeVar("T")
+C = TypeVar("C", bound="Callable[[Snapshot], object]")
+
+OnViolation = Literal["alert", "fail"]
 
 Restore = Literal["latest", "fresh"] | int | str | Path
 """What a run begins with: the newest complete checkpoint, nothing, the checkpoint of that id, or
@@ -92,11 +95,17 @@ class Pipeline:
 
         return self.source(FromIterable(values), name=name, parallelism=1)
 
+    @overload
+    def invariant(self, check: C, *, on_violation: OnViolation = "alert", name: str = "") -> C: ...
+    @overload
+    def invariant(
+        self, check: None = None, *, on_violation: OnViolation = "alert", name: str = ""
+    ) -> Callable[[C], C]: ...
     def invariant(
         self,
         check: Callable[[Snapshot], object] | None = None,
         *,
-        on_violation: Literal["alert", "fail"] = "alert",
+        on_violation: OnViolation = "alert",
         name: str = "",
     ) -> Any:
         """Have a function of the snapshot look at every checkpoint before it is committed.
