@@ -86,4 +86,4 @@ def test_invariant_that_raises_is_violated_and_says_where(
 
 def test_invariant_that_is_no_function_is_refused() -> None:
     with pytest.raises(ConfigError, match="is no function"):
-        counting().invariant(3)  # type: ignore[arg-type]
+        counting().invariant(3)  # type: ignore[call-overload]
