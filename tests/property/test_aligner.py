@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowsnap.core.aligner import Aligner, Decline, Snapshot, Unblock
+from flowsnap.core.aligner import Aligner, Decline, Recorded, Snapshot, Unblock
 from flowsnap.core.ids import ChannelId, CheckpointId
 
 LAST = 6
@@ -55,6 +55,8 @@ class Run:
                         self.declined.append(checkpoint_id)
                     case Unblock():
                         assert was_blocked
+                    case Recorded():
+                        raise AssertionError("nothing is recorded in an aligned checkpoint")
 
 
 @st.composite

@@ -233,7 +233,7 @@ def aligner_session() -> Answer:
             return [f"error: {error}"]
         finally:
             machine.check()
-        lines = [aligner_action(action) for action in actions]
+        lines = [aligner_action(action, names) for action in actions]
         remaining = set() if "unblock" in lines else before
         return lines + [f"block {names[channel]}" for channel in machine.blocked - remaining]
 
@@ -242,16 +242,25 @@ def aligner_session() -> Answer:
 
 def new_aligner(channels: int, given: dict[str, str]) -> a.Aligner:
     numbers = [ChannelId(number) for number in range(channels)]
-    if given.get("mode") == "at-least-once":
-        return a.Aligner(numbers, mode="at-least-once")
-    return a.Aligner(numbers, mode="exactly-once")
+    names = given["channels"].split(",")
+    kinds = {
+        kind: [numbers[names.index(name)] for name in given.get(kind, "").split(",") if name]
+        for kind in ("feedback", "broadcast")
+    }
+    mode: a.Mode = "at-least-once" if given.get("mode") == "at-least-once" else "exactly-once"
+    return a.Aligner(numbers, mode=mode, **kinds)
 
 
 def aligned(machine: a.Aligner, names: list[str], words: list[str], now_ms: int) -> list[a.Action]:
     match words:
-        case ["barrier", name, number]:
+        case ["barrier" | "arrived" as what, name, number, *rest]:
             channel = ChannelId(names.index(name) if name in names else len(names))
-            return machine.receive_barrier(channel, CheckpointId(int(number)), now_ms)
+            take = machine.receive_barrier if what == "barrier" else machine.announce
+            return take(channel, CheckpointId(int(number)), now_ms, timeout(rest))
+        case ["initiate", number, *rest]:
+            return machine.initiate(CheckpointId(int(number)), now_ms, timeout(rest))
+        case ["time"]:
+            return machine.time_passed(now_ms)
         case ["abort", number]:
             return machine.abort(CheckpointId(int(number)))
         case ["ended", _]:
@@ -260,10 +269,21 @@ def aligned(machine: a.Aligner, names: list[str], words: list[str], now_ms: int)
             raise ValueError(words)
 
 
-def aligner_action(action: a.Action) -> str:
+def timeout(words: list[str]) -> int | None:
+    """Return what ``unaligned``, ``timeout=30`` or nothing say."""
+    if words == ["unaligned"]:
+        return 0
+    return int(settings(words)["timeout"]) if words else None
+
+
+def aligner_action(action: a.Action, names: list[str]) -> str:
     match action:
-        case a.Snapshot(checkpoint_id, alignment_ms):
-            return f"snapshot {checkpoint_id} after {alignment_ms}"
+        case a.Snapshot(checkpoint_id, alignment_ms, _, recording):
+            channels = "".join(f" {names[channel]}" for channel in recording)
+            shown = f", recording{channels}" if channels else ""
+            return f"snapshot {checkpoint_id} after {alignment_ms}{shown}"
+        case a.Recorded(checkpoint_id):
+            return f"recorded {checkpoint_id}"
         case a.Unblock():
             return "unblock"
         case a.Decline(checkpoint_id, reason):

@@ -22,6 +22,7 @@ from flowsnap.core.ids import (
     WorkerId,
 )
 from flowsnap.core.operator import Operator, Sink
+from flowsnap.core.rounds import RoundReport
 from flowsnap.runtime.chain import Chain
 from flowsnap.runtime.context import NoTables, Place, TaskContext
 from flowsnap.runtime.input import InputChannel, SourceInput
@@ -121,6 +122,9 @@ class Bench:
         return [one.values if isinstance(one, Batch) else one for one in self.sent]
 
     # --- what the task tells
+
+    def round_seen(self, report: RoundReport) -> None:
+        self.told.append(("round", report))
 
     def snapshot_taken(self, snapshot: TakenSnapshot) -> None:
         self.snapshots.append(snapshot)
