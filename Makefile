@@ -14,7 +14,7 @@ help:
 	@echo "make test       the tests that take seconds            (ARGS=... goes to pytest)"
 	@echo "make test-slow  many seeds, real processes, kill -9    (ARGS=... goes to pytest)"
 	@echo "make check      format, lint, types"
-	@echo "make sim        the engine in seeded worlds of faults   (ARGS=... as in ARGS=--seeds=2000)"
+	@echo "make sim        the engine in seeded worlds of faults   (SEEDS=... as in SEEDS=2000)"
 	@echo "make model      the protocol's models, by spin          (ARGS=... as in ARGS=feedback)"
 	@echo "make bench      the benchmarks                         (ARGS=... as in ARGS=--quick)"
 
@@ -34,7 +34,7 @@ check: $(READY)
 	@echo "all is well"
 
 sim: $(READY)
-	@$(RUN) -m flowsnap.testing.simulate $(ARGS)
+	@$(RUN) -m flowsnap.testing.simulate $(if $(SEEDS),--seeds=$(SEEDS)) $(ARGS)
 
 model: $(READY)
 	@$(RUN) -m models.check $(ARGS)

@@ -1,197 +1,321 @@
 """How much of a bare client's speed is left in a connector?
 
-One subtask, without the engine: a source is read to its end; a sink is given all records in batches
-of 1,024, then prepares and commits them as one epoch. The bare client does the same by hand: it
-reads lines and decodes them, or inserts the same rows in one transaction. Records are tuples of an
-integer, a float and two short strings, or their JSON.
+One subtask, without the engine. A source is read to its end; a sink is given all records in batches
+of 1,024, with a checkpoint after each tenth of them, and commits as the engine has it do: while the
+next records come. The bare client does the same by hand: it reads lines and decodes them, or writes
+each tenth in one transaction. Records are tuples of an integer, a float and two short strings.
 
-``epoch`` tells what becomes of an epoch in the manifest and in a file of the job directory: the
-time until it is durable, for the limit between the two.
+``epoch of ...`` tells how long it takes until a checkpoint with an epoch of that size is durable,
+the epoch in the manifest or in a file beside it; the limit between them (``inline_bytes``) is from
+there.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import msgspec
+import psycopg
+from psycopg.rows import dict_row
 
 from benchmarks.harness import Row, per_second, rounds
-from flowsnap.connectors import JsonLinesFiles, TextFiles
-from flowsnap.connectors.sqlite import SQLite
+from flowsnap.connectors import JsonLinesFiles, Postgres, PostgresTable, SQLite, TextFiles
+from flowsnap.connectors.epoch_stage import EpochStage
 from flowsnap.core.element import Batch
-from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId
-from flowsnap.core.manifest import CheckpointManifest, PreparedOutput, TaskSnapshot, encode
 from flowsnap.core.graph import JobGraph
-from flowsnap.core.ids import TaskId
+from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId, TaskId
+from flowsnap.core.manifest import CheckpointManifest, PreparedOutput, TaskSnapshot, encode
 from flowsnap.core.operator import Sink, SinkContext, Source, Submission
+from tests.servers.postgres import HOW_TO_GET_IT, Server, programs
 
 RECORDS, RECORDS_QUICK = 300_000, 30_000
 BATCH_RECORDS = 1_024
+READ_RECORDS = 4_096  # as the engine asks for
 EPOCHS = 10
+EPOCH_KB = (4, 16, 64, 256, 1_024)
 POLL_S, PAUSE = 0.002, Event()
 COLUMNS = {"id": "bigint", "amount": "double precision", "name": "text", "city": "text"}
-NAMES = ", ".join(COLUMNS)
+TABLE = f"({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())})"
+SINK = OperatorId("out")
 
 Case = Callable[[], float]
 
 
 def run(quick: bool) -> list[Row]:
     """Compare every connector with the bare client."""
-    records = RECORDS_QUICK if quick else RECORDS
-    n = 1 if quick else 5
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flowsnap-")))
-        bench = Bench(directory, records)
-        rows = bench.files(n) + bench.sqlite(n) + bench.postgres(n) + bench.epochs(n)
-    return rows
+    with tempfile.TemporaryDirectory(prefix="flowsnap-bench-") as name:
+        bench = Bench(Path(name), RECORDS_QUICK if quick else RECORDS, 1 if quick else 5)
+        return bench.files() + bench.sqlite() + bench.postgres() + bench.epochs()
 
 
 class Bench:
-    """The records, and a directory for what is made of them."""
+    """The records, a directory for what is made of them, and how often to measure."""
 
-    def __init__(self, directory: Path, records: int) -> None:
+    def __init__(self, directory: Path, records: int, n: int) -> None:
         self.directory = directory
         self.count = records
-        self.values = [
-            (n, n / 7, f"customer {n % 1000}", f"city {n % 97}") for n in range(records)
-        ]
-        self._lives = 0
+        self.n = n
+        self.values = [(n, n / 7, f"customer {n % 1000}", f"city {n % 97}") for n in range(records)]
+        share = -(-records // EPOCHS)
+        self.shares = [self.values[start : start + share] for start in range(0, records, share)]
+        self.lives = 0
 
-    # --- cases --------------------------------------------------------------------------------
-
-    def files(self, n: int) -> list[Row]:
-        """Lines and JSON values, read and written."""
+    def files(self) -> list[Row]:
+        """Measure lines and JSON values, read and written."""
         path = self.directory / "in.jsonl"
         path.write_bytes(msgspec.json.Encoder().encode_lines(self.values))
-        cases: list[tuple[str, Case, Case]] = [
-            ("text files, read", lambda: self._lines(path), lambda: self._read(TextFiles(path))),
-            (
-                "JSON lines, read",
-                lambda: self._json_lines(path),
-                lambda: self._read(JsonLinesFiles(path)),
-            ),
-            ("JSON lines, written", self._write_lines, lambda: self._write(self._jsonl())),
+        decode = msgspec.json.Decoder().decode
+        text, values = partial(_read_lines, path, str), partial(_read_lines, path, decode)
+        return [
+            *self._compare("text files, read", text, partial(_drain, TextFiles(path))),
+            *self._compare("JSON lines, read", values, partial(_drain, JsonLinesFiles(path))),
+            *self._compare("JSON lines, written", self._write_lines, self._into_lines),
         ]
-        return [row for case in cases for row in _compare(n, *case)]
 
-    def sqlite(self, n: int) -> list[Row]:
-        """A table of SQLite, by adding rows."""
-        return _compare(
-            n, "SQLite, written", self._insert, lambda: self._write(self._sqlite())
+    def sqlite(self) -> list[Row]:
+        """Measure rows added to a table of SQLite."""
+        return self._compare("SQLite, rows added", self._insert, self._into_sqlite)
+
+    def postgres(self) -> list[Row]:
+        """Measure rows added to a table of PostgreSQL, and replaced by key, on a server of ours."""
+        place = programs()
+        if place is None:
+            return [Row(case="PostgreSQL", value=0, note=HOW_TO_GET_IT)]
+        directory = Path(tempfile.mkdtemp(prefix="flowsnap-pg-"))
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, directory)
+            server = Server(place, directory)
+            server.start()
+            stack.callback(server.stop)
+            dsn = server.new_schema()
+            added = self._compare(
+                "PostgreSQL, rows added",
+                partial(self._copy, dsn, is_keyed=False),
+                partial(self._into_postgres, dsn, is_keyed=False),
+            )
+            replaced = self._compare(
+                "PostgreSQL, rows by key",
+                partial(self._copy, dsn, is_keyed=True),
+                partial(self._into_postgres, dsn, is_keyed=True),
+            )
+            return added + replaced + self._read_table(dsn)
+
+    def _read_table(self, dsn: str) -> list[Row]:
+        with psycopg.connect(dsn) as db:
+            db.execute("create unique index on bare (id)")
+        source = partial(PostgresTable, dsn, "bare", by="id", bounded=True, poll_interval="0s")
+        return self._compare(
+            "PostgreSQL, rows read", partial(_select, dsn), lambda: _drain(source())
         )
 
-    def postgres(self, n: int) -> list[Row]:
-        """A table of PostgreSQL, by adding rows and by key, where a server can be started."""
-        return []
+    def epochs(self) -> list[Row]:
+        """Measure how long a checkpoint takes that holds an epoch, by its size and place."""
+        cases: dict[str, Case] = {}
+        for size_kb in EPOCH_KB:
+            for place, inline_bytes in (("manifest", 2**40), ("file", 0)):
+                case = partial(self._keep, size_kb * 1024, inline_bytes)
+                cases[f"epoch of {size_kb} KB, {place}"] = case
+        return rounds(4 * self.n + 1, cases).rows("ms", is_lower_better=True)
 
-    def epochs(self, n: int) -> list[Row]:
-        """What it costs to keep epochs of several sizes, in the manifest and beside it."""
-        return []
+    def _compare(self, title: str, bare: Callable[[], Any], ours: Callable[[], Any]) -> list[Row]:
+        hand = f"{title}: by hand"
+        cases: dict[str, Case] = {
+            hand: lambda: per_second(self.count, bare()),
+            f"{title}: connector": lambda: per_second(self.count, ours()),
+        }
+        return rounds(self.n, cases).rows(baseline=hand)
 
-    def _shares(self) -> list[list[Any]]:
-        share = -(-self.count // EPOCHS)
-        return [self.values[start : start + share] for start in range(0, self.count, share)]
+    # --- by hand: each prepares, and returns what is measured -----------------------------------
 
-    # --- bare clients -------------------------------------------------------------------------
+    def _write_lines(self) -> Callable[[], None]:
+        encode = msgspec.json.Encoder().encode
 
-    def _lines(self, path: Path) -> float:
         def work() -> None:
-            with open(path, encoding="utf-8") as file:
-                while batch := [line.rstrip("\n") for _, line in zip(range(BATCH_RECORDS), file)]:
-                    assert batch
+            for number, share in enumerate(self.shares):
+                with open(self.directory / f"bare-{number}.jsonl", "wb") as file:
+                    for value in share:
+                        file.write(encode(value) + b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
 
-        return per_second(self.count, work)
+        return work
 
-    def _json_lines(self, path: Path) -> float:
-        def work() -> None:
-            with open(path, "rb") as file:
-                while batch := [json.loads(line) for _, line in zip(range(BATCH_RECORDS), file)]:
-                    assert batch
-
-        return per_second(self.count, work)
-
-    def _write_lines(self) -> float:
-        def work() -> None:
-            with open(self.directory / "bare.jsonl", "w", encoding="utf-8") as file:
-                for value in self.values:
-                    file.write(json.dumps(value) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-
-        return per_second(self.count, work)
-
-    def _insert(self) -> float:
+    def _insert(self) -> Callable[[], None]:
         path = self.directory / "bare.db"
         path.unlink(missing_ok=True)
-        with closing(sqlite3.connect(path)) as db:
-            db.execute(f"create table t ({', '.join(map(' '.join, COLUMNS.items()))})")
-            db.commit()
 
-            def work() -> None:
-                for epoch in self._shares():
+        def work() -> None:
+            with closing(sqlite3.connect(path)) as db:
+                db.execute(f"create table t {TABLE}")
+                for share in self.shares:
                     with db:
-                        db.executemany("insert into t values (?, ?, ?, ?)", epoch)
+                        db.executemany("insert into t values (?, ?, ?, ?)", share)
 
-            return per_second(self.count, work)
+        return work
 
-    # --- connectors ---------------------------------------------------------------------------
+    def _copy(self, dsn: str, *, is_keyed: bool) -> Callable[[], None]:
+        with psycopg.connect(dsn) as db:
+            db.execute("drop table if exists bare")
+            db.execute(f"create table bare {TABLE}".encode())
+            if is_keyed:
+                db.execute("alter table bare add primary key (id)")
 
-    def _jsonl(self) -> Sink:
-        return JsonLinesFiles(self.directory / f"out-{self._lives}")
+        def work() -> None:
+            target = "stage" if is_keyed else "bare"
+            with psycopg.connect(dsn, autocommit=True) as db:
+                if is_keyed:
+                    db.execute("create temp table stage (like bare) on commit delete rows")
+                for share in self.shares:
+                    with db.transaction():
+                        _copy_rows(db, target, share)
+                        if is_keyed:
+                            db.execute(_MERGE)
 
-    def _sqlite(self) -> Sink:
+        return work
+
+    # --- connectors -----------------------------------------------------------------------------
+
+    def _into_lines(self) -> Callable[[], None]:
+        return self._into(JsonLinesFiles(self.directory / f"out-{self.lives}"))
+
+    def _into_sqlite(self) -> Callable[[], None]:
         path = self.directory / "out.db"
         path.unlink(missing_ok=True)
-        return SQLite(path, "t", columns=COLUMNS)
+        return self._into(SQLite(path, "t", columns=COLUMNS))
 
-    def _read(self, source: Source) -> float:
-        def work() -> None:
-            for split in source.splits(1):
-                with closing(source.open_split(split, None)) as reader:
-                    while reader.read(BATCH_RECORDS) is not None:
-                        pass
+    def _into_postgres(self, dsn: str, *, is_keyed: bool) -> Callable[[], None]:
+        key = "id" if is_keyed else None
+        with psycopg.connect(dsn) as db:
+            db.execute("drop table if exists t")
+        return self._into(Postgres(dsn, "t", columns=COLUMNS, key=key))
 
-        return per_second(self.count, work)
-
-    def _write(self, sink: Sink) -> float:
-        self._lives += 1
-        place = dict(job="bench", run_id=f"r{self._lives}", operator=OperatorId("out"))
+    def _into(self, sink: Sink) -> Callable[[], None]:
+        self.lives += 1
+        run_id = f"r{self.lives}"
         sink.on_submit(
-            Submission(**place, job_directory=str(self.directory / "job"), is_fresh=True)
+            Submission(
+                job="bench",
+                run_id=run_id,
+                operator=SINK,
+                job_directory=str(self.directory / "job"),
+                is_fresh=True,
+            )
         )
-        sink.open(SinkContext(**place, subtask=0, parallelism=1, attempt=AttemptId(1)))
-        with closing(sink):
-            sink.recover([])
+        sink.open(
+            SinkContext(
+                job="bench",
+                run_id=run_id,
+                operator=SINK,
+                subtask=0,
+                parallelism=1,
+                attempt=AttemptId(1),
+            )
+        )
+        sink.recover([])
+        return lambda: _write_epochs(sink, self.shares)
 
-            return per_second(self.count, lambda: _run_epochs(sink, self.values))
+    def _keep(self, size_bytes: int, inline_bytes: int) -> float:
+        directory = Path(tempfile.mkdtemp(dir=self.directory))
+        stage = EpochStage(str(directory), _context(), inline_bytes)
+        data = os.urandom(size_bytes - 64)
+        started_s = time.perf_counter()
+        stage.append(data, 1)
+        sent = msgspec.msgpack.decode(msgspec.msgpack.encode(stage.seal()))
+        with open(directory / "manifest.json", "wb") as file:
+            file.write(encode(_manifest(sent)))
+            file.flush()
+            os.fsync(file.fileno())
+        return (time.perf_counter() - started_s) * 1000
 
 
-def _run_epochs(sink: Sink, values: list[Any]) -> None:
-    """Write all values, a checkpoint after each share of them; commit as the engine does it."""
-    share = -(-len(values) // EPOCHS)
+_MERGE = """
+    insert into bare select * from stage on conflict (id) do update set amount = excluded.amount,
+    name = excluded.name, city = excluded.city
+"""
+
+
+def _copy_rows(db: psycopg.Connection[Any], table: str, rows: list[Any]) -> None:
+    statement = "copy stage from stdin" if table == "stage" else "copy bare from stdin"
+    with db.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+def _read_lines(path: Path, decode: Callable[[str], Any]) -> Callable[[], None]:
+    def work() -> None:
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                decode(line.rstrip("\n"))
+
+    return work
+
+
+def _select(dsn: str) -> Callable[[], None]:
+    def work() -> None:
+        with psycopg.connect(dsn) as db, db.cursor("rows", row_factory=dict_row) as cursor:
+            cursor.execute("select * from bare order by id")
+            while cursor.fetchmany(READ_RECORDS):
+                pass
+
+    return work
+
+
+def _drain(source: Source) -> Callable[[], None]:
+    def work() -> None:
+        for split in source.splits(1):
+            with closing(source.open_split(split, None)) as reader:
+                while (batch := reader.read(READ_RECORDS)) is not None:
+                    if not batch.values:
+                        PAUSE.wait(reader.wait_ms() / 1000)
+
+    return work
+
+
+def _write_epochs(sink: Sink, shares: list[list[Any]]) -> None:
+    """Write each share and take a checkpoint; what is complete is committed meanwhile."""
     pending: list[Any] = []
-    for number in range(EPOCHS):
-        epoch = values[number * share : (number + 1) * share]
-        for start in range(0, len(epoch), BATCH_RECORDS):
-            if pending and sink.commit(pending) is not False:
-                pending = []
-            sink.write(Batch(epoch[start : start + BATCH_RECORDS]))
-        while pending and sink.commit(pending) is False:
-            PAUSE.wait(POLL_S)
-        committable = sink.prepare(CheckpointId(number + 1))
-        pending = [committable]
-    while sink.commit(pending) is False:
+    with closing(sink):
+        for number, share in enumerate(shares, 1):
+            for start in range(0, len(share), BATCH_RECORDS):
+                if pending and sink.commit(pending) is not False:
+                    pending = []
+                sink.write(Batch(share[start : start + BATCH_RECORDS]))
+            _finish(sink, pending)
+            pending = [sink.prepare(CheckpointId(number))]
+        _finish(sink, pending)
+
+
+def _finish(sink: Sink, pending: list[Any]) -> None:
+    while pending and sink.commit(pending) is False:
         PAUSE.wait(POLL_S)
 
 
-def _compare(n: int, title: str, bare: Case, connector: Case) -> list[Row]:
-    hand = f"{title}: by hand"
-    return rounds(n, {hand: bare, f"{title}: connector": connector}).rows(baseline=hand)
+def _context() -> SinkContext:
+    return SinkContext(
+        job="bench", run_id="r", operator=SINK, subtask=0, parallelism=1, attempt=AttemptId(1)
+    )
+
+
+def _manifest(committable: Any) -> CheckpointManifest:
+    prepared = (PreparedOutput(CheckpointId(1), committable),)
+    return CheckpointManifest(
+        job="bench",
+        run_id="r",
+        checkpoint_id=CheckpointId(1),
+        attempt=AttemptId(1),
+        graph=JobGraph("bench", (), ()),
+        tasks=(TaskSnapshot(TaskId("out/0"), (SINK,), 0, prepared=prepared),),
+        triggered_at_ms=0,
+        duration_ms=0,
+        versions={},
+    )

@@ -94,12 +94,17 @@ class Opaque:
         """What it was made of, by name; by number where names are not in the bytes."""
         found = {str(number): value for number, value in enumerate(self._arguments)} | self._names
         state = self._state
-        for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
+        is_pair = isinstance(state, tuple) and len(state) == 2
+        # As ``object`` hands it over: the instance's dict, and what is in its slots.
+        if not (is_pair and all(part is None or isinstance(part, dict) for part in state)):
+            state = (state,)
+        for part in state:
             if isinstance(part, dict):
                 found |= {str(name): value for name, value in part.items()}
+            elif isinstance(part, (list, tuple)):
+                found |= {str(number): value for number, value in enumerate(part)}
             elif part is not None:
-                listed = part if isinstance(part, (list, tuple)) else [part]
-                found |= {str(number): value for number, value in enumerate(listed)}
+                found["state"] = part
         if self._items:
             found["items"] = self._items
         return found
@@ -169,6 +174,16 @@ def _from_fields(class_: Callable[..., Any], fields: dict[str, Any]) -> Any:
     return class_(**fields)  # How a msgspec.Struct of named fields is pickled.
 
 
+def _attribute(owner: Any, name: Any) -> Any:
+    """Answer ``getattr`` in a pickle: how a time zone, and in some versions an enum, is found."""
+    if owner is _ZONE and name == "_unpickle":
+        return _Plain(lambda key, _: zoneinfo.ZoneInfo(key))
+    if isinstance(owner, type) and issubclass(owner, Opaque):
+        return owner(name)  # A member of an enum.
+    return opaque_type("builtins.getattr")(owner, name)
+
+
+_ZONE = _Plain(zoneinfo.ZoneInfo)
 _PLAIN_TYPES: dict[str, Any] = {
     f"{type_.__module__}.{type_.__qualname__}": type_
     for type_ in (
@@ -183,8 +198,9 @@ _PLAIN_TYPES: dict[str, Any] = {
     "pathlib.PosixPath": pathlib.PurePosixPath,
     "pathlib._local.PurePosixPath": pathlib.PurePosixPath,
     "pathlib._local.PosixPath": pathlib.PurePosixPath,
-    "zoneinfo.ZoneInfo._unpickle": lambda key, _: zoneinfo.ZoneInfo(key),
+    "builtins.getattr": _attribute,
     "msgspec._core.rebuild": _from_fields,
+    "msgspec._utils.rebuild": _from_fields,
 }  # fmt: skip
 
 
@@ -193,6 +209,8 @@ class _PlainUnpickler(pickle.Unpickler):
         full = f"{module}.{name}"
         if full == "uuid.UUID":
             return uuid.UUID  # Its pickle makes it by __new__; its own __setstate__ guards it.
+        if full == "zoneinfo.ZoneInfo":
+            return _ZONE
         plain = _PLAIN_TYPES.get(full)
         return opaque_type(full) if plain is None else _Plain(plain)
 

@@ -139,12 +139,15 @@ class Recorder:
 
     def __init__(self) -> None:
         self.tests: dict[str, Figure] = {}
+        self.failed: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the report of one phase of one case."""
+        test = report.nodeid.partition("[")[0]
+        if report.failed:
+            self.failed.add(test)
         if report.failed or (report.when != "call" and not report.skipped):
             return
-        test = report.nodeid.partition("[")[0]
         before = self.tests.get(test, Figure())
         counts = dict(before.counts)
         for name, value in report.user_properties if report.passed else ():
@@ -153,20 +156,22 @@ class Recorder:
             before.runs + report.passed, before.skipped + report.skipped, counts
         )
 
+    def merged(self, former: dict[str, Figure], marked: set[str]) -> dict[str, Figure]:
+        """Return the figures there are now; a test with a failing case has none."""
+        found = {**former, **self.tests}
+        return {test: found[test] for test in sorted(found.keys() & marked - self.failed)}
+
 
 def measure(arguments: list[str]) -> int:
-    """Run the marked tests, keep their figures, and return pytest's exit code."""
-    recorder = Recorder()
-    tests = sorted({mark.test for mark in marks()})
-    code = pytest.main(["-q", "-m", "fault", *arguments, *tests], plugins=[recorder])
-    if code == pytest.ExitCode.OK:
-        machine = (
-            f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-            f"{platform.python_implementation()} {platform.python_version()}"
-        )
-        figures = Figures(machine, dict(sorted(recorder.tests.items())))
-        text = msgspec.json.format(msgspec.json.encode(figures), indent=2)
-        FIGURES.write_bytes(text + b"\n")
+    """Run the marked tests, or those that ``-k`` chooses; keep their figures, return the code."""
+    recorder, marked = Recorder(), {mark.test for mark in marks()}
+    code = pytest.main(["-q", "-m", "fault", *arguments, *sorted(marked)], plugins=[recorder])
+    machine = (
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"{platform.python_implementation()} {platform.python_version()}"
+    )
+    figures = Figures(machine, recorder.merged(read_figures().tests, marked))
+    FIGURES.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
     return int(code)
 
 
@@ -212,8 +217,9 @@ def _totals(found: list[Mark], figures: Figures) -> list[str]:
                 totals[name] = totals.get(name, 0) + value
     said = ", ".join(f"{totals[name]:,} {name}" for name in ADDED_UP if name in totals)
     return [
-        f"In all {runs:,} runs of {len(tests)} tests: {said}. Every one of them passed, none was "
-        f"tried twice. Measured on {figures.machine}, by `python -m tests.reliability --measure`."
+        f"In all {runs:,} runs of {len(tests)} tests: {said}. All of them passed; what is not "
+        "measured has a dash. "
+        f"Measured on {figures.machine}, by `python -m tests.reliability --measure`."
     ]
 
 
@@ -239,11 +245,10 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__)
     parser.add_argument("--measure", action="store_true", help="run the marked tests before")
     known, rest = parser.parse_known_args(arguments)
-    if known.measure and (code := measure(rest)):
-        return code
+    code = measure(rest) if known.measure else 0
     text = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(page(text, table(marks(), read_figures())), encoding="utf-8")
-    return 0
+    return code
 
 
 if __name__ == "__main__":

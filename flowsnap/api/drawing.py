@@ -104,6 +104,13 @@ class Drawing:
         self.steps[name] = step
         return step
 
+    def add_dead_letters(self, source: Step) -> Step:
+        """Add the step that tells records of a source from its dead letters."""
+        from flowsnap.connectors.dead_letters import DeadLetters  # noqa: PLC0415 - few have them
+
+        name = f"{source.name[: NAME_LENGTH_MAX - 8]}-letters"
+        return self.add(Request(DeadLetters(), (Input(source),), name, follows_input=True))
+
     def feed(self, loop: Step, inputs: tuple[Input, ...]) -> None:
         """Have the outputs that ``inputs`` name go to ``loop``.
 
@@ -186,6 +193,21 @@ class Drawing:
                 )
             self._check_end(step)
             _check_event_time(step)
+            self._check_dead_letters(step)
+
+    def _check_dead_letters(self, step: Step) -> None:
+        """Check that somebody reads the dead letters that were asked for: they would be lost."""
+        code = step.request.code
+        if not isinstance(code, Source) or not code.has_dead_letters:
+            return
+        readers = [one for one in self.steps.values() if one.request.inputs]
+        beside = {above.step for one in readers for above in one.request.inputs if above.tag}
+        if not any(
+            above.request.inputs[0].step is step for above in beside if above.request.inputs
+        ):
+            raise ConfigError(
+                f"nothing reads the dead letters of {step.name!r} (drawn at {step.place})"
+            ).hint('end stream.side_output("dead-letter") with .sink(...); Discard() drops them')
 
     def _check_end(self, step: Step) -> None:
         """Check that what emits at the end of input has an input that ends."""

@@ -22,7 +22,7 @@ def invariant_check(invariants: Sequence[Invariant]) -> InvariantCheck | None:
         from flowsnap.snapshot.invariant import run_invariants  # noqa: PLC0415 - see Pipeline
         from flowsnap.snapshot.snapshot import Snapshot  # noqa: PLC0415
 
-        with Snapshot.of(manifest, store, trust=True) as snapshot:
+        with Snapshot.of(manifest, store, trust=True, is_verified=True) as snapshot:
             for violation in run_invariants(invariants, snapshot):
                 message = f"invariant {violation.invariant!r} does not hold: {violation.message}"
                 yield Verdict(message, violation.is_fatal)

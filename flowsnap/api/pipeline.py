@@ -76,7 +76,8 @@ class Pipeline:
         """Return the stream of the records that ``source`` reads.
 
         ``watermark``: how each of its splits tells event time, by itself:
-        ``bounded("5s", timestamp="at")``.
+        ``bounded("5s", timestamp="at")``. What a source with ``on_error="dead-letter"`` cannot
+        parse is read by ``stream.side_output("dead-letter")``.
         """
         if not isinstance(source, Source):
             raise ConfigError(f"source: {source!r} is not a source").hint(
@@ -85,7 +86,10 @@ class Pipeline:
         if watermark is not None:
             source = timed_source(source, watermark)
         request = Request(source, (), name, parallelism, OperatorKind.SOURCE)
-        return Stream(self._drawing, (Input(self._drawing.add(request)),))
+        step = self._drawing.add(request)
+        if source.has_dead_letters:
+            step = self._drawing.add_dead_letters(step)
+        return Stream(self._drawing, (Input(step),))
 
     def from_iterable(
         self, values: Iterable[T] | Callable[[], Iterable[T]], *, name: str | None = None

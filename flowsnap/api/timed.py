@@ -213,6 +213,10 @@ def timed_source(source: Source, watermark: EventTime | Strategy) -> Source:
     """
     timed = copy.copy(source)
     timed.event_time = event_time_of(watermark)
+    if source.has_dead_letters:
+        from flowsnap.connectors.dead_letters import timed_around  # noqa: PLC0415 - few have them
+
+        timed.event_time = timed_around(timed.event_time)
     return timed
 
 

@@ -23,6 +23,7 @@ from flowsnap.core import manifest as manifests
 from flowsnap.core.ids import CheckpointId
 from flowsnap.errors import RestoreError, StorageError
 from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.storage.savepoint import savepoint_paths
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -45,18 +46,23 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 @json_option
 @log_level_option
 def checkpoints_command(state_dir: Path, job: str | None, is_json: bool) -> int:
-    """List the checkpoints of a job, the newest last.
+    """List the checkpoints of a job, the newest last, and then its savepoints.
 
     Says what their manifests say; "flowsnap verify" reads the files, too.
     """
     with read_job(state_dir, job) as directory:
         lines = [_line(directory, checkpoint_id) for checkpoint_id in directory.checkpoints()]
+        savepoints = savepoint_paths(directory)
     if is_json:
         click.echo(msgspec.json.encode(lines))
     elif lines:
         Console(highlight=False).print(_table(lines))
     else:
         click.echo("no checkpoint has been completed")
+    if savepoints and not is_json:
+        click.echo("\nsavepoints, which --restore takes:")
+        for path in savepoints.values():
+            click.echo(f"  {write.printable(str(path))}")
     return 0
 
 

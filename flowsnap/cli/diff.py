@@ -57,7 +57,7 @@ def _tell(found: SnapshotDifference, names: tuple[str, str], console: Console) -
     for what, moved in pairs.items():
         for name, (old, new) in moved.items():
             console.print(_line("changed", f"{what} of {name}: {_short(old)} → {_short(new)}"))
-    if found.transit[0] != found.transit[1]:
+    if not found.is_transit_same:
         console.print(f"in transit: {found.transit[0]} → {plural(found.transit[1], 'record')}")
 
 

@@ -23,9 +23,12 @@ from flowsnap.errors import ConfigError, FlowsnapError
 from flowsnap.snapshot import Snapshot
 from flowsnap.snapshot.content import OperatorPart
 from flowsnap.snapshot.plain import to_plain, to_text
-from flowsnap.snapshot.tables import Table, state_table, table
+from flowsnap.snapshot.tables import Table, table, table_of_key
 
 CELL_MAX = 60
+COUNTED_BYTES_MAX = 256 << 20
+"""The keys of a larger snapshot are not counted for the summary."""
+
 _UNBOUNDED = 10_000
 _NOTHING: Any = object()
 
@@ -131,7 +134,7 @@ def _rows(snapshot: Snapshot, wanted: Wanted) -> Table:
         raise ConfigError(
             f"state {wanted.state!r} of operator {wanted.operator!r} has no key {wanted.key!r}"
         ).hint("a key is written as in Python, such as 1, 'a' or ('a', 1)")
-    return state_table(snapshot, keyed.info, found)
+    return table_of_key(snapshot, keyed.info, found)
 
 
 def _state_name(snapshot: Snapshot, wanted: Wanted) -> str:
@@ -281,9 +284,11 @@ def _tell(snapshot: Snapshot, operator: str | None, console: Console) -> None:
 
 
 def _state_text(snapshot: Snapshot, operator: str, info: dict[str, Any]) -> str:
-    """Return a state with the number of its keys, where it is keyed."""
+    """Return a state with the number of its keys, where it is keyed and can soon be counted."""
     if info["kind"].startswith("operator-"):
         return f"{info['name']} ({info['kind'].removeprefix('operator-')})"
+    if manifests.size_bytes(snapshot.manifest) > COUNTED_BYTES_MAX:
+        return f"{info['name']} ({info['kind']})"
     try:
         keys = len(snapshot.state(operator, info["name"]))
     except FlowsnapError as error:

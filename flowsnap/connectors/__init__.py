@@ -1,10 +1,53 @@
-"""Where records come from and go to: sources and sinks."""
+"""Where records come from and go to: sources and sinks.
+
+Those that need a client which is an extra are imported when they are asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from flowsnap.connectors.collect import Collect
 from flowsnap.connectors.discard import Discard
+from flowsnap.connectors.epoch_log import EpochLogSink, EpochMarker
 from flowsnap.connectors.generator import Generator
 from flowsnap.connectors.iterable import FromIterable
 from flowsnap.connectors.json_lines import JsonLinesFiles
+from flowsnap.connectors.sqlite import SQLite
 from flowsnap.connectors.text_files import TextFiles
 
-__all__ = ["TextFiles", "JsonLinesFiles", "Generator", "FromIterable", "Collect", "Discard"]
+if TYPE_CHECKING:
+    from flowsnap.connectors.postgres import Postgres
+    from flowsnap.connectors.postgres_cdc import Change, PostgresChanges
+    from flowsnap.connectors.postgres_table import PostgresTable
+
+__all__ = [
+    "TextFiles",
+    "JsonLinesFiles",
+    "Generator",
+    "FromIterable",
+    "Collect",
+    "Discard",
+    "SQLite",
+    "Postgres",
+    "PostgresTable",
+    "PostgresChanges",
+    "Change",
+    "EpochLogSink",
+    "EpochMarker",
+]
+
+_EXTRAS = {
+    "Postgres": "postgres",
+    "PostgresTable": "postgres_table",
+    "PostgresChanges": "postgres_cdc",
+    "Change": "postgres_cdc",
+}
+"""The modules of connectors that need an extra."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXTRAS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"flowsnap.connectors.{_EXTRAS[name]}"), name)

@@ -101,8 +101,8 @@ class Committer:
         if self._commit is not None and not self._commit.done():
             self._interrupt()
         released = self._executor.submit(self._release)
-        self._executor.shutdown(wait=False)
         wait([released], CLOSE_S)
+        self._executor.shutdown(wait=released.done())
 
     def _submit(self, committables: Sequence[Any], patience_ms: int) -> Future[None]:
         return self._executor.submit(self._commit_each, list(committables), patience_ms)

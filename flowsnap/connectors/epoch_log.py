@@ -198,7 +198,7 @@ class EpochLogSink(Sink):
         )
         return {"version": VERSION, "marker": list(marker), **sealed}
 
-    def commit(self, committables: Sequence[dict[str, Any]]) -> bool:
+    def commit(self, committables: Sequence[Any]) -> bool:
         if not self._committer.is_busy:
             with translated("committing"):
                 failpoint("sink.commit_called")
@@ -209,7 +209,7 @@ class EpochLogSink(Sink):
             failpoint("sink.committed")
         return True
 
-    def commit_all(self, committables: Sequence[dict[str, Any]]) -> bool:
+    def commit_all(self, committables: Sequence[Any]) -> bool:
         """Commit, or go on with it; return whether it is done. By default on a thread."""
         return self._committer.commit(committables)
 
@@ -217,7 +217,7 @@ class EpochLogSink(Sink):
         """Hold records back when the store is more than one checkpoint behind."""
         return self._behind < BEHIND_MAX
 
-    def recover(self, committables: Sequence[dict[str, Any]]) -> None:
+    def recover(self, committables: Sequence[Any]) -> None:
         """Shut older attempts out, commit, and remove what they left.
 
         Raises:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from flowsnap.errors import ConfigError
@@ -67,6 +69,31 @@ def find_files(paths: Sequence[str]) -> list[InputFile]:
     return list(found.values())
 
 
+def find_growing(paths: Sequence[str]) -> dict[str, os.stat_result]:
+    """Return the plain files that ``paths`` mean now, none of which need be there.
+
+    By the rules of ``find_files``; compressed files are left out, since they do not grow.
+    """
+    found: list[str] = []
+    for path in paths:
+        if os.path.isdir(path):
+            found += _visible(path)
+        elif os.path.exists(path):
+            found.append(path)
+        elif glob.has_magic(path):
+            matching = glob.iglob(path, recursive=True)
+            found += (one for one in matching if path.endswith(".tmp") or not one.endswith(".tmp"))
+    result: dict[str, os.stat_result] = {}
+    for path in sorted(map(os.path.abspath, found)):
+        if path.endswith((".gz", ".zst")):
+            continue
+        with suppress(OSError):  # It may have gone meanwhile.
+            status = os.stat(path)
+            if stat.S_ISREG(status.st_mode):
+                result[path] = status
+    return result
+
+
 def _as_path(path: object) -> str:
     text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text:
@@ -97,20 +124,21 @@ def _below(directory: str, shown: str) -> list[str]:
             "make the directory readable, or name the files"
         ) from error
 
-    found = []
-    for parent, directories, names in os.walk(directory, onerror=refuse):
-        directories[:] = [name for name in directories if not name.startswith(".")]
-        found += [
-            os.path.join(parent, name)
-            for name in names
-            if not name.startswith(".") and not name.endswith(".tmp")
-        ]
-    files = sorted(filter(os.path.isfile, found))
+    files = sorted(filter(os.path.isfile, _visible(directory, refuse)))
     if not files:
         raise ConfigError(f"the directory {shown} holds no files").hint(
             "hidden files and those ending in .tmp do not count"
         )
     return files
+
+
+def _visible(directory: str, onerror: Callable[[OSError], object] | None = None) -> Iterator[str]:
+    """Yield what lies below a directory and is neither hidden nor uncommitted."""
+    for parent, directories, names in os.walk(directory, onerror=onerror):
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and not name.endswith(".tmp"):
+                yield os.path.join(parent, name)
 
 
 def _matching(pattern: str) -> _Match:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +24,31 @@ except ImportError as error:
     error.add_note("the Kafka connector needs confluent-kafka: pip install 'flowsnap[kafka]'")
     raise
 
+QUIET_S = 30.0
+"""For how long a line of the client's log is not repeated: it says one at every try to connect."""
+
+
+class Once(logging.Filter):
+    """Lets a message pass, and then for a while none that differs in no more than its numbers."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a message is new; called by ``logging``, from any thread."""
+        text, now_s = re.sub(r"\d+", "", record.getMessage()), self._clock()
+        if now_s < self._said_s.get(text, now_s - QUIET_S) + QUIET_S:
+            return False
+        if len(self._said_s) > 1000:
+            self._said_s.clear()
+        self._said_s[text] = now_s
+        return True
+
+
 LOG = logging.getLogger("flowsnap.kafka")
+LOG.addFilter(Once())
 REQUEST_S = 15.0
 """How long a broker may take over a question before it counts as away."""
 

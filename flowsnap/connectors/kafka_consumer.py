@@ -304,7 +304,8 @@ class PartitionConsumer:
         return ConfigError(text) if is_denied(error) else StoreUnavailable(text)
 
     def _take_client_error(self, error: KafkaError) -> None:
-        if error.fatal() or is_denied(error):
+        is_needless = self._group is None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+        if error.fatal() or (is_denied(error) and not is_needless):
             self._error = error
         else:
             LOG.warning("Kafka at %s: %s", self._settings.servers, error.str())

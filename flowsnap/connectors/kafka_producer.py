@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, Message, Producer
@@ -35,16 +36,16 @@ class RecordProducer:
 
     def __init__(self, settings: ClientSettings, topic: str, fixed: dict[str, Any]) -> None:
         self._topic = topic
-        self._failed: KafkaError | None = None
-        self._settings = settings
+        self._failed: list[KafkaError] = []
+        # Its callbacks do not refer to it: it ends, with its connections, when it is let go of.
         self.client: Producer = settings.producer(
             DEFAULTS,
             {
                 "enable.idempotence": True,
                 "acks": "all",
                 "delivery.report.only.error": True,
-                "on_delivery": self._take_report,
-                "error_cb": self._take_error,
+                "on_delivery": partial(_take_report, self._failed),
+                "error_cb": partial(_take_error, settings.servers),
                 **fixed,
             },
         )
@@ -76,13 +77,15 @@ class RecordProducer:
 
     def check(self) -> None:
         """Raise what a record failed with, if one did."""
-        if self._failed is not None:
-            raise write_error(f"writing to {self._topic}", self._failed)
+        if self._failed:
+            raise write_error(f"writing to {self._topic}", self._failed[0])
 
-    def _take_report(self, error: KafkaError | None, _: Message) -> None:
-        if error is not None and error.code() != KafkaError._PURGE_QUEUE:
-            self._failed = self._failed or error
 
-    def _take_error(self, error: KafkaError) -> None:
-        if not error.fatal():  # What is fatal is raised by the next call.
-            LOG.warning("Kafka at %s: %s", self._settings.servers, error.str())
+def _take_report(failed: list[KafkaError], error: KafkaError | None, _: Message) -> None:
+    if error is not None and error.code() != KafkaError._PURGE_QUEUE:
+        failed.append(error)
+
+
+def _take_error(servers: str, error: KafkaError) -> None:
+    if not error.fatal():  # What is fatal is raised by the next call.
+        LOG.warning("Kafka at %s: %s", servers, error.str())

@@ -194,7 +194,9 @@ class KafkaSink(EpochLogSink):
         return self._transactions.is_applied(marker)
 
     def raise_fence(self) -> None:
-        self._transactions.raise_fence(self.fence, self.context.parallelism)
+        former = self._submission.former_run_ids if self._submission is not None else ()
+        former_run = former[-1] if former else None
+        self._transactions.raise_fence(self.fence, self.context.parallelism, former_run)
 
     def disconnect(self) -> None:
         self._transactions.close()

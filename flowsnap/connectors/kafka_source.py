@@ -1,17 +1,16 @@
 """KafkaSource: the records of topics, partition by partition, from positions in the checkpoint.
 
-A split is a partition, and its position the offset of the next record to read; a partition that
+A split is a partition, and its position the offset of the next record to read. A partition that
 appears while the job runs joins the split that it is congruent to (``kafka_topics.TopicQuery``),
-and its offset that split's position. Kafka's consumer groups are not used: positions are told to a
-group after each checkpoint for those who watch its lag, and never read back, unless by
-``start="committed"``.
+and its offset that split's position; one that appears between two runs is a split of its own.
+Kafka's consumer groups are not used: positions are told to a group after each checkpoint for those
+who watch its lag, and never read back, unless by ``start="committed"``.
 
 Within a split of several partitions the records come in the order of their Kafka timestamps, as far
 as they have been fetched, so that the event time of one does not run away from the others'.
 
 Source: Flink, "Apache Kafka Connector" (KafkaSource); FLIP-27. Deviations: offsets to begin at are
-resolved once, at submission, also "latest"; the splits of a job stay as they were at its first
-start; an offset that has gone is an error, not a reset.
+resolved once, at submission, also "latest"; an offset that has gone is an error, not a reset.
 """
 
 from __future__ import annotations
@@ -76,7 +75,6 @@ class KafkaSource(Source):
         ConfigError: a setting is wrong.
     """
 
-    discovers = False
     is_told_of_checkpoints: ClassVar[bool] = True
 
     def __init__(
@@ -113,6 +111,9 @@ class KafkaSource(Source):
     def __repr__(self) -> str:
         return f"<KafkaSource of {', '.join(self.topics)} at {self.settings.servers}>"
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_subtask": None}  # A copy opens connections of its own.
+
     def splits(self, parallelism: int) -> list[Split]:
         """Return one split for each partition that there is now.
 
@@ -122,17 +123,23 @@ class KafkaSource(Source):
         query = TopicQuery(self.settings, self.isolation, self.group)
         return query.splits(self.topics, self.start, self.until)
 
-    def open_split(self, split: Split, position: dict[str, int] | None) -> SplitReader:
-        """Return a reader of one partition, and of those that have joined it.
+    def splits_after(self, parallelism: int, known: Sequence[tuple[Split, Any]]) -> Sequence[Split]:
+        """Return the splits of the checkpoint, and one for each partition that none of them has.
+
+        A bounded source keeps to what it found at its first start.
 
         Raises:
-            ConfigError: the job's checkpoint is of other topics.
+            ConfigError: as for ``splits``; or a partition that was read is not there any more.
         """
-        if list(split.payload["topics"]) != list(self.topics):
-            former = ", ".join(split.payload["topics"])
-            raise ConfigError(
-                f"the checkpoint has read {former}, and not {', '.join(self.topics)}"
-            ).hint("read further topics with a source of their own, or start the job afresh")
+        if not known:
+            return self.splits(parallelism)
+        if self.bounded:
+            return [split for split, _ in known]
+        query = TopicQuery(self.settings, self.isolation, self.group)
+        return query.splits_after(self.topics, self.start, known)
+
+    def open_split(self, split: Split, position: dict[str, int] | None) -> SplitReader:
+        """Return a reader of one partition, and of those that have joined it."""
         if self._subtask is None or self._subtask.is_closed:
             self._subtask = Subtask(self)
         return KafkaReader(self._subtask, split, position)
@@ -222,7 +229,7 @@ class KafkaReader(SplitReader):
         self._subtask = subtask
         self._consumer = subtask.consumer
         self._topic: str = payload["topic"]
-        self._number: int = payload["partition"]
+        self._numbers: list[int] = payload["partitions"]
         self._stride: int = payload["of"]
         self._until: int | None = payload.get("until")
         self._size = split.size
@@ -230,7 +237,7 @@ class KafkaReader(SplitReader):
         self._start: int = payload["start"]
         self._partitions: list[Partition] = []
         if position is None:
-            self._add(self._number, self._start, from_earliest=payload["is_earliest"])
+            self._add(self._numbers[0], self._start, from_earliest=payload["is_earliest"])
         for number, offset in sorted((position or {}).items()):
             self._add(int(number), offset)
 
@@ -301,9 +308,10 @@ class KafkaReader(SplitReader):
         if count <= self._count:
             return
         known = {partition.number for partition in self._partitions}
-        for number in range(self._number, count, self._stride):
-            if number not in known:
-                self._add(number, 0, from_earliest=True)
+        for first in self._numbers:
+            for number in range(first, count, self._stride):
+                if number not in known:
+                    self._add(number, 0, from_earliest=True)
         self._count = count
 
     def _head(self) -> Partition | None:
@@ -330,8 +338,11 @@ class KafkaReader(SplitReader):
             return False
         if partition.next_offset >= self._until:
             return True
-        # The last offsets may be of no record: they are a transaction's end, or were compacted.
-        return partition.end_offset is not None and partition.end_offset >= self._until
+        if partition.end_offset is None or partition.end_offset < self._until:
+            return False
+        # The last offsets are of no record: they are a transaction's end, or were compacted.
+        partition.next_offset = self._until
+        return True
 
 
 def _record(value: Any, key: Any, message: Message) -> KafkaRecord:

@@ -7,7 +7,7 @@ been written or deleted meanwhile; and asked for again while it runs, for partit
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from datetime import datetime
@@ -72,7 +72,8 @@ class TopicQuery:
 
     A split is a partition, and every later partition whose number is congruent to its own, modulo
     the number of partitions that there are now. So whoever finds a new one knows whose it is, in
-    all attempts and with any parallelism, and nobody has to be asked.
+    all attempts and with any parallelism, and nobody has to be asked. When a job goes on later,
+    partitions that nobody has read yet become splits of their own; the others stay where they are.
     """
 
     def __init__(self, settings: ClientSettings, isolation: str, group: str | None) -> None:
@@ -86,15 +87,35 @@ class TopicQuery:
         Raises:
             ConfigError: a topic is missing or must not be read, or no broker answers.
         """
-        consumer = self._settings.consumer(
-            {}, {"group.id": self._group or "flowsnap", "isolation.level": self._isolation}
-        )
-        with closing(consumer):
-            found: list[Split] = []
+        return self._each(topics, lambda consumer, topic: _splits_of(consumer, topic, start, until))
+
+    def splits_after(
+        self, topics: Sequence[str], start: Start, known: Sequence[tuple[Split, Any]]
+    ) -> list[Split]:
+        """Return the splits of a job that goes on; of ``topics`` that are new, from ``start`` on.
+
+        Raises:
+            ConfigError: as for ``splits``; or a partition that was read is not there any more.
+        """
+
+        def of_topic(consumer: Consumer, topic: str) -> Iterator[Split]:
+            former = [one for one in known if one[0].payload["topic"] == topic]
+            if not former:
+                return _splits_of(consumer, topic, start, None)
+            return _extended(topic, former, len(_partitions(consumer, topic)))
+
+        return self._each(topics, of_topic)
+
+    def _each(
+        self, topics: Sequence[str], ask: Callable[[Consumer, str], Iterator[Split]]
+    ) -> list[Split]:
+        fixed = {"group.id": self._group or "flowsnap", "isolation.level": self._isolation}
+        found: list[Split] = []
+        with closing(self._settings.consumer({}, fixed)) as consumer:
             for topic in topics:
                 with self._settings.submitting(f"asking for topic {topic!r}"):
-                    found += _splits_of(consumer, list(topics), topic, start, until)
-            return found
+                    found += ask(consumer, topic)
+        return found
 
 
 class PartitionWatch:
@@ -166,31 +187,49 @@ class PartitionWatch:
             ) from error
 
 
-def _splits_of(
-    consumer: Consumer, topics: list[str], topic: str, start: Start, until: Until | None
-) -> list[Split]:
+def _partitions(consumer: Consumer, topic: str) -> list[int]:
     found = consumer.list_topics(topic, timeout=REQUEST_S).topics[topic]
     if found.error is not None:
         raise KafkaException(found.error)
-    numbers = sorted(found.partitions)
+    return sorted(found.partitions)
+
+
+def _splits_of(
+    consumer: Consumer, topic: str, start: Start, until: Until | None
+) -> Iterator[Split]:
+    numbers = _partitions(consumer, topic)
     begin = _offsets(consumer, topic, numbers, start, "start")
     end = None if until is None else _offsets(consumer, topic, numbers, until, "until")
-    splits = []
     for number in numbers:
-        payload: dict[str, Any] = {
-            "topic": topic,
-            "partition": number,
-            "of": len(numbers),
-            "topics": topics,
-            "start": begin[number],
-            "is_earliest": start == "earliest",
-        }
+        payload = _payload(topic, [number], len(numbers), begin[number])
+        payload["is_earliest"] = start == "earliest"
         size = None
         if end is not None:
             payload["until"] = end[number]
             size = max(0, end[number] - begin[number])
-        splits.append(Split(f"{topic}/{number}", payload, size))
-    return splits
+        yield Split(f"{topic}/{number}", payload, size)
+
+
+def _extended(topic: str, known: Sequence[tuple[Split, Any]], count: int) -> Iterator[Split]:
+    """Yield the splits that a topic has had, and one for each partition that none of them has."""
+    read: set[int] = set()
+    for split, position in known:
+        numbers = sorted(map(int, position or ())) or list(split.payload["partitions"])
+        read.update(numbers)
+        yield Split(split.id, {**split.payload, "partitions": numbers, "of": count}, split.size)
+    gone = [number for number in read if number >= count]
+    if gone:
+        raise ConfigError(
+            f"topic {topic!r} has {count} partitions, but partition {min(gone)} has been read"
+        ).hint("was the topic made anew? start the job afresh, then its positions are forgotten")
+    for number in sorted(set(range(count)) - read):
+        yield Split(f"{topic}/{number}", _payload(topic, [number], count, 0))
+
+
+def _payload(topic: str, partitions: list[int], count: int, start: int) -> dict[str, Any]:
+    return {
+        "topic": topic, "partitions": partitions, "of": count, "start": start, "is_earliest": True,
+    }  # fmt: skip
 
 
 def _offsets(

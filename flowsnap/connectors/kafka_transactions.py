@@ -28,6 +28,9 @@ from flowsnap.connectors.kafka_markers import MarkerTopic
 from flowsnap.connectors.kafka_producer import SLICE_S, RecordProducer, Row
 from flowsnap.errors import StorageError
 
+ABORT_S = 2.0
+"""How long the end of a transaction that has failed is waited for."""
+
 Writer = tuple[str, str, int]
 """The run, operator and subtask that an epoch is of."""
 
@@ -85,8 +88,10 @@ class Transactions:
                 f"{newest} writes into {self._topic} now"
             )
 
-    def raise_fence(self, fence: Fence, parallelism: int) -> None:
+    def raise_fence(self, fence: Fence, parallelism: int, former_run: str | None) -> None:
         """Shut former attempts of the run out; what they have open is ended.
+
+        The first attempt of a run ends what the run before it has open, if there was one.
 
         Raises:
             StorageError: a later attempt was there before.
@@ -107,6 +112,10 @@ class Transactions:
             for subtask in range(1, width):
                 self._begin((fence.run_id, fence.operator, subtask))
             self._read_markers()  # One of them may have applied something before it was stopped.
+        elif former_run is not None:
+            _, width = self._markers.fences.get((former_run, fence.operator), (0, 0))
+            for subtask in range(width):
+                self._begin((former_run, fence.operator, subtask))
 
     def keep(self, subtask: int, fence: Fence) -> None:
         """Close the producers of all writers but one."""
@@ -140,7 +149,7 @@ class Transactions:
         except BaseException:
             # Readers wait for its end. If this fails too, the next initialisation ends it.
             with suppress(KafkaException):
-                producer.client.abort_transaction(SLICE_S)
+                producer.client.abort_transaction(ABORT_S)
             raise
         finally:
             producer.client.poll(0)

@@ -7,21 +7,30 @@ are never looked at here: a chunk of whole lines goes to a parser, which decodes
 once, so that a line costs what ``str.split`` costs.
 
 A file is read up to the size it had when the job was submitted. What is appended later is not read;
-a file that has lost bytes is an error.
+a file that has lost bytes is an error. Files that grow are followed instead: see ``follow.py``.
 """
 
 from __future__ import annotations
 
 import codecs
-import gzip
 import os
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Any, ClassVar, TypedDict, Unpack
 
-from flowsnap.config import Size, size_bytes
+from flowsnap.config import Duration, Size, duration_ms, size_bytes
+from flowsnap.connectors.compression import (
+    compression_of,
+    damage,
+    decompressed,
+    skip,
+    zstandard,
+)
+from flowsnap.connectors.dead_letters import DeadLetter, OnError, check_on_error, dead_letter
 from flowsnap.connectors.files import InputFile, Paths, as_paths, find_files
+from flowsnap.connectors.follow import FollowReader, lanes
+from flowsnap.connectors.options import check_options
+from flowsnap.connectors.typed import MISFITS, reason_of
 from flowsnap.core.element import Batch
 from flowsnap.core.operator import Source, Split, SplitReader
 from flowsnap.errors import MalformedInput, StorageError
@@ -30,15 +39,51 @@ Parser = Callable[[bytes, str, int], list[Any]]
 """Whole lines, the file they are from, and their offset in it in bytes, to records."""
 
 
-class LineFiles(Source):
-    """A source of files of lines; a subclass says how lines become records."""
+COUNTED_BYTES_MAX = 1 << 28
+"""Up to which offset the lines before a malformed one are counted, to tell its number."""
 
-    def __init__(self, path: Paths, *, split_bytes: Size | None, batch_bytes: Size) -> None:
+
+class LineOptions(TypedDict, total=False):
+    """What a source of lines can be told."""
+
+    split_bytes: Size | None
+    batch_bytes: Size
+    on_error: OnError
+    follow: bool
+    look_every: Duration
+
+
+class LineFiles(Source):
+    """A source of files of lines; a subclass says how lines become records.
+
+    ``split_bytes`` (64 MB): a plain file that is larger is cut into ranges that several subtasks
+    read; None: one subtask reads a file. ``batch_bytes`` (64 KB): how much is read at once.
+    ``on_error="dead-letter"``: what does not parse leaves by the side output of that name.
+    ``follow=True``: files are read on as they grow, and new ones are looked for every
+    ``look_every`` (1 s).
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+
+    quote: bytes = b""
+    """The byte between two of which a line break does not end a record; empty: there is none."""
+
+    reads_whole_files: ClassVar[bool] = False
+
+    def __init__(self, path: Paths, **options: Unpack[LineOptions]) -> None:
+        check_options(type(self).__name__, options, LineOptions)
         self.paths = as_paths(path)
+        split_bytes = options.get("split_bytes", "64MB")
         self.split_bytes = (
             None if split_bytes is None else size_bytes(split_bytes, "split_bytes", at_least=1)
         )
-        self.batch_bytes = size_bytes(batch_bytes, "batch_bytes", at_least=1)
+        self.batch_bytes = size_bytes(options.get("batch_bytes", "64KB"), "batch_bytes", at_least=1)
+        self.on_error = check_on_error(options.get("on_error", "fail"))
+        self.has_dead_letters = self.on_error == "dead-letter"
+        self.follow = bool(options.get("follow", False))
+        self.look_ms = duration_ms(options.get("look_every", "1s"), "look_every", at_least_ms=1)
+        self.bounded = self.discovers = not self.follow
 
     def parser(self) -> Parser:
         """Return a new parser; called once per reader, in the task."""
@@ -47,22 +92,54 @@ class LineFiles(Source):
     def splits(self, parallelism: int) -> list[Split]:
         """Return the ranges of all files.
 
-        They do not depend on ``parallelism``, so that a job may be restored with another one.
+        They do not depend on ``parallelism``, so that a job may be restored with another one;
+        where files are followed, there is one for each subtask, which a restored job keeps.
         """
+        if self.follow:
+            return lanes(self.paths, parallelism)
         return [split for file in find_files(self.paths) for split in self._cut(file)]
 
-    def open_split(self, split: Split, position: int | None) -> LineReader:
-        """Return a reader of one range.
+    def splits_after(self, parallelism: int, known: Sequence[tuple[Split, Any]]) -> Sequence[Split]:
+        """Return the splits of a job that goes on; lanes look for files where they are told now."""
+        if not (self.follow and known):
+            return super().splits_after(parallelism, known)
+        paths = lanes(self.paths, 1)[0].payload["paths"]
+        return [Split(split.id, {**split.payload, "paths": paths}) for split, _ in known]
+
+    def open_split(self, split: Split, position: Any) -> SplitReader:
+        """Return a reader of one range, or of what is followed.
 
         Raises:
             StorageError: the file has vanished, or is now shorter than ``position``.
             MalformedInput: it is no gzip file though it is called so.
         """
-        return LineReader(split, position, batch_bytes=self.batch_bytes, parse=self.parser())
+        if self.follow:
+            return FollowReader(
+                split,
+                position,
+                batch_bytes=self.batch_bytes,
+                parse=self.parser(),
+                look_ms=self.look_ms,
+            )
+        return LineReader(
+            split,
+            position,
+            batch_bytes=self.batch_bytes,
+            parse=self.parser_of(split.payload["path"]),
+            quote=self.quote,
+        )
+
+    def parser_of(self, path: str) -> Parser:
+        """Return a new parser of the lines of one file."""
+        return self.parser()
 
     def _cut(self, file: InputFile) -> Iterator[Split]:
         size = file.size_bytes
-        if file.path.endswith(".gz"):
+        compression = compression_of(file.path)
+        if compression == "zstd":
+            zstandard()
+        if compression is not None or self.reads_whole_files or self.quote:
+            # Where a record may span lines, no one can tell from the middle where it begins.
             yield Split(f"{file.name}@0", {"path": file.path, "start": 0, "end": None}, size)
             return
         step = self.split_bytes or max(size, 1)
@@ -73,29 +150,34 @@ class LineFiles(Source):
 
 
 class LineReader(SplitReader):
-    """Reads one range of one file, plain or gzip; a position is the next line's offset in bytes.
+    """Reads one range of one file, plain or compressed; a position is the next record's offset.
 
-    In a gzip file, which is always one range, offsets count uncompressed bytes and progress counts
-    compressed ones.
+    In a compressed file, which is always one range, offsets count bytes of the content and progress
+    counts compressed ones. ``quote``: see ``LineFiles``.
     """
 
     def __init__(
-        self, split: Split, position: int | None, *, batch_bytes: int, parse: Parser
+        self,
+        split: Split,
+        position: int | None,
+        *,
+        batch_bytes: int,
+        parse: Parser,
+        quote: bytes = b"",
     ) -> None:
         self._path: str = split.payload["path"]
         self._start: int = split.payload["start"]
         self._end: int | None = split.payload["end"]
         self._batch_bytes = batch_bytes
         self._parse = parse
+        self._quote = quote
+        self._compression = compression_of(self._path)
         self._offset = self._start if position is None else position
         with self._translated():
             self._raw = open(self._path, "rb")  # noqa: SIM115 - closed by close()
-        self._file: IO[bytes] = (
-            gzip.GzipFile(fileobj=self._raw, mode="rb")  # type: ignore[assignment]  # it reads alike
-            if self._path.endswith(".gz")
-            else self._raw
-        )
+        self._file: IO[bytes] = self._raw
         try:
+            self._file = decompressed(self._raw, self._compression)
             with self._translated():
                 self._seek(is_fresh=position is None)
         except BaseException:
@@ -134,7 +216,9 @@ class LineReader(SplitReader):
             self._file.seek(self._start - 1)
             self._file.readline()
             self._offset = self._file.tell()
-        elif self._file.seek(self._offset) < self._offset:
+        elif self._compression is None:
+            self._file.seek(self._offset)
+        elif skip(self._file, self._offset) < self._offset:
             raise self._shrank()
 
     def _read_lines(self) -> bytes:
@@ -148,9 +232,20 @@ class LineReader(SplitReader):
             data = self._file.read(wanted)
             if not data.endswith(b"\n"):
                 data += self._file.readline()
+            if self._quote:
+                data += self._rest_of_record(data)
         if not data.endswith(b"\n") and self._offset + len(data) < (self._end or 0):
             raise self._shrank()
         return data
+
+    def _rest_of_record(self, data: bytes) -> bytes:
+        """Return the lines up to the end of the record that ``data``, of whole lines, ends in."""
+        lines: list[bytes] = []
+        quotes = data.count(self._quote)
+        while quotes % 2 and (line := self._file.readline()):
+            quotes += line.count(self._quote)
+            lines.append(line)
+        return b"".join(lines)
 
     def _shrank(self) -> StorageError:
         size = os.fstat(self._raw.fileno()).st_size
@@ -163,14 +258,15 @@ class LineReader(SplitReader):
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        except damage() as error:
+            kind = self._compression
             raise MalformedInput(
-                f"{self._path} is not a complete gzip file after byte {self._offset}"
+                f"{self._path} is not a complete {kind} file after byte {self._offset}"
                 f" of its content: {error}",
                 file=self._path,
                 offset=self._offset,
             ).hint(
-                "check it with gzip --test; a file that is not gzip must not end in .gz"
+                f"check it with {kind} --test; a file that is not {kind} must not be named as one"
             ) from error
         except FileNotFoundError as error:
             raise StorageError(f"{self._path} has vanished").hint(
@@ -185,3 +281,68 @@ def without_mark(data: bytes, offset: int) -> tuple[bytes, int]:
     if offset == 0 and data.startswith(codecs.BOM_UTF8):
         return data[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
     return data, offset
+
+
+class EachLine:
+    """Decodes line by line where one of a chunk does not parse; finds out which, and says why.
+
+    ``hint``: what a user may do about it.
+    """
+
+    def __init__(self, on_error: OnError, hint: str) -> None:
+        self._is_kept = on_error == "dead-letter"
+        self._hint = hint
+
+    def decode(
+        self, decode: Callable[[bytes], Any], lines: Sequence[bytes], file: str, offset: int
+    ) -> list[Any]:
+        """Return the records of lines, which come with their line breaks; empty ones have none.
+
+        Raises:
+            MalformedInput: one does not parse, and dead letters are not wanted.
+        """
+        values = []
+        for line in lines:
+            if line.strip():
+                try:
+                    values.append(decode(line))
+                except MISFITS as error:
+                    values.append(self._refused(error, line, file, offset))
+            offset += len(line)
+        return values
+
+    def _refused(self, error: Exception, line: bytes, file: str, offset: int) -> DeadLetter:
+        reason = reason_of(error)
+        if self._is_kept:
+            return dead_letter(line.rstrip(b"\r\n"), reason, file, offset)
+        number = line_number(file, offset)
+        where = file if number is None else f"{file}, line {number}"
+        raise MalformedInput(
+            f"{where}: the line at byte {offset} is not what was expected: {reason}",
+            file=file,
+            offset=offset,
+        ).hint(self._hint) from error
+
+
+def line_number(path: str, offset: int) -> int | None:
+    """Return the number of the line that begins at an offset, from 1; None: it is not known."""
+    if offset > COUNTED_BYTES_MAX:
+        return None
+    number, left = 1, offset
+    try:
+        with open(path, "rb") as raw:
+            file = decompressed(raw, compression_of(path))
+            while left and (data := file.read(min(left, 1 << 20))):
+                number += data.count(b"\n")
+                left -= len(data)
+    except OSError:
+        return None
+    except damage():
+        return None
+    return None if left else number
+
+
+def split_lines(data: bytes) -> list[bytes]:
+    """Return the lines of ``data`` with their line breaks."""
+    *lines, last = data.split(b"\n")
+    return [line + b"\n" for line in lines] + ([last] if last else [])

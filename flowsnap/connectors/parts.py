@@ -27,11 +27,12 @@ _PLAIN_RUN = re.compile(r"[a-z0-9_]{1,40}")
 _PLAIN_OPERATOR = re.compile(r"[a-z0-9_-]{1,64}")
 _FINAL = re.compile(
     r"part-(?P<run>[a-z0-9_.]+)-(?P<operator>[a-z0-9_.-]+)-(?P<subtask>\d{5,9})"
-    r"-(?P<checkpoint>\d{8,18})(?:-(?P<sha256>[0-9a-f]{64}))?(?P<suffix>\.[a-z]+)"
+    r"-(?P<checkpoint>\d{8,18})(?:-(?P<number>\d{4,7}))?(?:-(?P<sha256>[0-9a-f]{64}))?"
+    r"(?P<suffix>(?:\.[a-z]+){1,2})"
 )
 _TEMPORARY = re.compile(
     r"\.part-(?P<run>[a-z0-9_.]+)-(?P<operator>[a-z0-9_.-]+)-(?P<subtask>\d{5,9})"
-    r"-(?P<attempt>\d{1,18})-(?P<number>\d{8,18})(?P<suffix>\.[a-z]+)\.tmp"
+    r"-(?P<attempt>\d{1,18})-(?P<number>\d{8,18})(?P<suffix>(?:\.[a-z]+){1,2})\.tmp"
 )
 
 
@@ -87,7 +88,7 @@ class PartWriter:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
         self._file = None
         final = f"{self._prefix}-{checkpoint_id:08}"
         committable = {"temporary": self._temporary}
@@ -110,18 +111,16 @@ class PartWriter:
         with translated(f"committing below {self._directory}"):
             failpoint("sink.commit_called")
             for committable in committables:
-                self._publish(committable)
+                publish(self._directory, committable)
             # Also when all had their names: the crash may have come before the last sync.
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
             failpoint("sink.committed")
 
     def recover(self, committables: Sequence[dict[str, str]]) -> None:
         """Commit, then remove what older attempts of this run and operator left uncommitted."""
         self.commit(committables)
         with translated(f"removing what older attempts left in {self._directory}"):
-            for match in _matching(_TEMPORARY, self._directory):
-                if self._is_ours(match) and int(match["attempt"]) < self._attempt:
-                    _remove(self._directory, match[0])
+            remove_older(self._directory, self._run, self._operator, self._attempt)
 
     def close(self) -> None:
         """Drop what was written and not prepared."""
@@ -132,7 +131,7 @@ class PartWriter:
             try:
                 file.close()
             finally:
-                _remove(self._directory, self._temporary)
+                remove_part(self._directory, self._temporary)
 
     def _create(self) -> IO[bytes]:
         self._count += 1
@@ -141,31 +140,6 @@ class PartWriter:
         self._temporary = name
         self._sha256 = hashlib.sha256()
         return file
-
-    def _publish(self, committable: dict[str, str]) -> None:
-        # A restored committable may be of another subtask, or of the job that took a savepoint.
-        final = _FINAL.fullmatch(committable["final"])
-        temporary = _TEMPORARY.fullmatch(committable["temporary"])
-        if final is None or temporary is None:
-            raise StorageError(f"{committable!r} does not name a part file")
-        source = os.path.join(self._directory, temporary[0])
-        target = os.path.join(self._directory, final[0])
-        is_prepared, is_committed = os.path.exists(source), os.path.exists(target)
-        if is_prepared and is_committed:
-            raise StorageError(f"{target} is already there, but not from {source}").hint(
-                "do two jobs that began from one savepoint write into the same directory?"
-            )
-        if is_prepared:
-            _verify(source, committable.get("sha256"))
-            os.rename(source, target)
-        elif not is_committed:
-            raise StorageError(
-                f"the output of checkpoint {int(final['checkpoint'])}, subtask"
-                f" {int(final['subtask'])} is missing: neither {source} nor {final[0]} exists"
-            ).hint("something else removes files there, or the sink was given another directory")
-
-    def _is_ours(self, match: re.Match[str]) -> bool:
-        return match["run"] == self._run and match["operator"] == self._operator
 
 
 def run_tag(run_id: str) -> str:
@@ -227,12 +201,48 @@ def remove_later(directory: str, submission: Submission) -> None:
         remove_files(directory, later)
 
 
+def publish(directory: str, committable: dict[str, str]) -> None:
+    """Rename one part to its final name, unless it has it.
+
+    Raises:
+        StorageError: it is gone, or does not have the sha256 that it was prepared with.
+    """
+    # A restored committable may be of another subtask, or of the job that took a savepoint.
+    final = _FINAL.fullmatch(committable["final"])
+    temporary = _TEMPORARY.fullmatch(committable["temporary"])
+    if final is None or temporary is None:
+        raise StorageError(f"{committable!r} does not name a part file")
+    source = os.path.join(directory, temporary[0])
+    target = os.path.join(directory, final[0])
+    is_prepared, is_committed = os.path.exists(source), os.path.exists(target)
+    if is_prepared and is_committed:
+        raise StorageError(f"{target} is already there, but not from {source}").hint(
+            "do two jobs that began from one savepoint write into the same directory?"
+        )
+    if is_prepared:
+        _verify(source, committable.get("sha256"))
+        os.rename(source, target)
+    elif not is_committed:
+        raise StorageError(
+            f"the output of checkpoint {int(final['checkpoint'])}, subtask"
+            f" {int(final['subtask'])} is missing: neither {source} nor {final[0]} exists"
+        ).hint("something else removes files there, or the sink was given another directory")
+
+
+def remove_older(directory: str, run: str, operator: str, attempt: int) -> None:
+    """Remove what attempts before ``attempt`` left uncommitted, of a run and operator by tag."""
+    for match in _matching(_TEMPORARY, directory):
+        is_ours = (match["run"], match["operator"]) == (run, operator)
+        if is_ours and int(match["attempt"]) < attempt:
+            remove_part(directory, match[0])
+
+
 def remove_files(directory: str, names: Sequence[str]) -> None:
     """Remove files, some of which may be gone already, durably."""
     for name in names:
-        _remove(directory, name)
+        remove_part(directory, name)
     if names:
-        _sync_directory(directory)
+        sync_directory(directory)
 
 
 def remove_uncommitted(directory: str, run_ids: Sequence[str], operator: str | None = None) -> None:
@@ -242,7 +252,7 @@ def remove_uncommitted(directory: str, run_ids: Sequence[str], operator: str | N
         if match["run"] in runs and (
             operator is None or match["operator"] == operator_tag(operator)
         ):
-            _remove(directory, match[0])
+            remove_part(directory, match[0])
 
 
 @contextmanager
@@ -275,13 +285,15 @@ def _verify(path: str, sha256: Any) -> None:
         )
 
 
-def _remove(directory: str, name: str) -> None:
+def remove_part(directory: str, name: str) -> None:
+    """Remove a file that may be gone already."""
     # Another sink of the job, or an earlier try, may have removed it.
     with suppress(FileNotFoundError):
         os.unlink(os.path.join(directory, name))
 
 
-def _sync_directory(directory: str) -> None:
+def sync_directory(directory: str) -> None:
+    """Make what was created, renamed and removed in a directory durable."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -24,6 +24,7 @@ from flowsnap.connectors.postgres_session import Connection, Dsn
 from flowsnap.connectors.postgres_snapshot import SnapshotReader
 from flowsnap.connectors.postgres_stream import StreamReader
 from flowsnap.connectors.postgres_tables import Change, Tables, find_tables
+from flowsnap.connectors.postgres_wire import Wire
 from flowsnap.connectors.table import quoted
 from flowsnap.core.element import Batch
 from flowsnap.core.operator import Source, Split, SplitReader
@@ -31,7 +32,7 @@ from flowsnap.errors import ConfigError, OutputRefused, StoreUnavailable
 
 __all__ = ["Change", "PostgresChanges"]
 
-WAIT_MS = 20
+STREAM_WAIT_MS, SNAPSHOT_WAIT_MS = 20, 1
 _SLOT = re.compile(r"[a-z0-9_]{1,63}")
 
 _ACTIVE = "select active_pid from pg_replication_slots where slot_name = %s"
@@ -105,12 +106,16 @@ class PostgresChanges(Source):
     def drop(self) -> None:
         """Remove the slot and the publication, for good: no checkpoint can be restored then.
 
+        Whoever reads from the slot is cut off.
+
         Raises:
-            StoreUnavailable: the server does not answer, or a job still reads from the slot.
+            StoreUnavailable: the server does not answer.
         """
+        if _release_slot(self, is_fresh=False):
+            with closing(Wire(self.dsn, replication=True)) as wire:
+                # It takes a moment until the one that was cut off has let go of the slot.
+                wire.run(f'DROP_REPLICATION_SLOT "{self.slot}" WAIT'.encode())
         with closing(self.dsn.connect()) as db, self.dsn.translated():
-            if db.execute(_ACTIVE, (self.slot,)).fetchone() is not None:
-                db.execute("select pg_drop_replication_slot(%s)", (self.slot,))
             db.execute(f"drop publication if exists {_name(self.publication)}")
 
     def _publish(self, db: Connection, tables: Tables) -> None:
@@ -172,7 +177,8 @@ class ChangeReader(SplitReader):
         return {"lsn": self._lsn, "skip": self._skip, "read": read}
 
     def wait_ms(self) -> int:
-        return max(WAIT_MS, self._patience.wait_ms)
+        is_streaming = isinstance(self._reader, StreamReader)
+        return max(STREAM_WAIT_MS if is_streaming else SNAPSHOT_WAIT_MS, self._patience.wait_ms)
 
     def committed(self, position: Any) -> None:
         """Let the server forget its log up to ``position``; it is told with the next message."""
@@ -225,16 +231,21 @@ def _check_server(db: Connection) -> None:
         )
 
 
-def _release_slot(source: PostgresChanges, *, is_fresh: bool) -> None:
-    """End whoever reads from the slot; at a fresh start, remove it."""
+def _release_slot(source: PostgresChanges, *, is_fresh: bool) -> bool:
+    """Cut off whoever reads from the slot; at a fresh start, remove it. Return whether it was.
+
+    Raises:
+        StoreUnavailable: it is still in use, for a moment: try again.
+    """
     with closing(source.dsn.connect()) as db, source.dsn.translated(f"slot {source.slot}"):
         found = db.execute(_ACTIVE, (source.slot,)).fetchone()
         if found is None:
-            return
+            return False
         if found[0] is not None:
             db.execute("select pg_terminate_backend(%s)", (found[0],))
         if is_fresh:
             db.execute("select pg_drop_replication_slot(%s)", (source.slot,))
+    return True
 
 
 def _name(publication: str) -> str:

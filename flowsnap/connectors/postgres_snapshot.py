@@ -59,13 +59,15 @@ class SnapshotReader:
             self.is_finished = True
             return []
         if not self._is_fetching:
-            self._wire.ask(b"fetch %d from flowsnap_rows" % limit)
-            self._is_fetching = True
+            self._fetch(self._wire, limit)
         answer = self._wire.answer()
         if answer is None:
             return []
         self._is_fetching = False
-        return self._take(answer)
+        found = self._take(answer)
+        if found:
+            self._fetch(self._wire, limit)  # The server does it while these are processed.
+        return found
 
     def place(self) -> tuple[int | None, int]:
         """Return where the log is to be read from, once the slot has been made."""
@@ -76,6 +78,10 @@ class SnapshotReader:
         for wire in (self._exporter, self._wire):
             if wire is not None:
                 wire.close()
+
+    def _fetch(self, wire: Wire, limit: int) -> None:
+        wire.ask(b"fetch %d from flowsnap_rows" % limit)
+        self._is_fetching = True
 
     def _create_slot(self) -> bytes:
         if self._lsn is None:
@@ -92,7 +98,7 @@ class SnapshotReader:
         answer = self._exporter.answer()
         if answer is None:
             return False
-        _, lsn, name, _ = (value.decode() if value else "" for value in answer.rows[0])
+        ((_, lsn, name, _),) = self._values.rows(answer)
         self._snapshot = _Exported(name, lsn_number(lsn))
         self._wire = Wire(self._dsn, replication=False)
         self._wire.run(b"begin isolation level repeatable read read only")
@@ -125,24 +131,24 @@ class SnapshotReader:
         assert self._snapshot is not None
         assert self._wire is not None
         table, lsn = self._unread[0], self._snapshot.lsn
-        if not answer.rows:
+        rows = self._values.rows(answer)
+        if not rows:
             self._read[table.name].extend(None, lsn)
             self._unread.pop(0)
             self._wire.run(b"close flowsnap_rows")
             self._declare()
             return []
         width = len(table.key)
-        last: Key = tuple((value or b"").decode() for value in answer.rows[-1][:width])
+        last: Key = rows[-1][:width]
         self._read[table.name].extend(last, lsn)
-        load, oids = self._values.load, answer.type_oids[width:]
         return [
             Change(
                 op="read",
                 table=table.name,
-                after=dict(zip(table.columns, map(load, row[width:], oids), strict=True)),
+                after=dict(zip(table.columns, row[width:], strict=True)),
                 lsn=lsn,
             )
-            for row in answer.rows
+            for row in rows
         ]
 
 

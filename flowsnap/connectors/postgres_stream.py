@@ -73,15 +73,15 @@ class StreamReader:
             raise
 
     def read(self, limit: int) -> list[Change]:
-        """Return up to ``limit`` changes, as many as have come."""
+        """Return about ``limit`` changes, or as many as have come."""
         found: list[Change] = []
         wants_reply = False
         while len(found) < limit and (message := self._wire.receive()) is not None:
             if isinstance(message, Alive):
                 wants_reply |= message.wants_reply
                 self._take_alive(message)
-            elif (change := self._take(message.data)) is not None:
-                found.append(change)
+            else:
+                found += self._take(message.data)
         now_s = time.monotonic()
         if wants_reply or now_s >= self._told_at_s + STATUS_S:
             self._tell(now_s)
@@ -111,7 +111,7 @@ class StreamReader:
             # Nothing of ours is before it: without this a slot would keep the log of others.
             self._lsn, self._skip = message.lsn, 0
 
-    def _take(self, data: bytes) -> Change | None:
+    def _take(self, data: bytes) -> list[Change]:
         match decode(data):
             case Begin() as begin:
                 self._begin, self._seen = begin, 0
@@ -126,20 +126,23 @@ class StreamReader:
                 return self._count(change)
             case _:
                 pass
-        return None
+        return []
 
-    def _count(self, change: RowChange) -> Change | None:
+    def _count(self, change: RowChange) -> list[Change]:
         self._seen += 1
         if self._seen <= self._skip:
-            return None  # Given out before the restart, which was within this transaction.
+            return []  # Given out before the restart, which was within this transaction.
         self._skip = self._seen
         if isinstance(change, Truncate):
-            return self._truncated(change)
+            relations = [self._relations[oid] for oid in change.relation_oids]
+            names = [f"{relation.schema}.{relation.name}" for relation in relations]
+            return [one for name in names for one in self._truncated(name)]
         relation = self._relations.get(change.relation_oid)
         if relation is None:
             raise PeerProtocolError(f"a change of relation {change.relation_oid} came unannounced")
         table = self._tables.get(f"{relation.schema}.{relation.name}")
-        return None if table is None else self._changed(change, relation, table)
+        made = None if table is None else self._changed(change, relation, table)
+        return [] if made is None else [made]
 
     def _changed(
         self, change: Insert | Update | Delete, relation: Relation, table: Table
@@ -166,21 +169,17 @@ class StreamReader:
             return self._change("delete", table.name, before, None)
         return self._change(type(change).__name__.lower(), table.name, before, now)
 
-    def _truncated(self, change: Truncate) -> Change | None:
-        names = [self._relations[oid] for oid in change.relation_oids if oid in self._relations]
-        tables = [f"{relation.schema}.{relation.name}" for relation in names]
-        table = next((name for name in tables if name in self._tables), None)
-        assert self._begin is not None
-        if table is None:
-            return None
-        ranges = self._read.get(table)
-        if ranges is not None and self._begin.commit_lsn < ranges.lsn_max:
-            if self._begin.commit_lsn < ranges.lsn_min:
-                return None
+    def _truncated(self, table: str) -> list[Change]:
+        if table not in self._tables:
+            return []
+        ranges, begin = self._read.get(table), self._begin
+        if ranges is not None and begin is not None and begin.commit_lsn < ranges.lsn_max:
+            if begin.commit_lsn < ranges.lsn_min:
+                return []
             raise RestoreError(f"{table} was truncated while its snapshot was being read").hint(
                 "some of its rows were given out before, some after: start the job afresh"
             )
-        return self._change("truncate", table, None, None)
+        return [self._change("truncate", table, None, None)]
 
     def _change(
         self, op: str, table: str, before: dict[str, Any] | None, after: dict[str, Any] | None

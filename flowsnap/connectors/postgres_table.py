@@ -28,7 +28,10 @@ from flowsnap.core.element import Batch
 from flowsnap.core.operator import Source, Split, SplitReader
 from flowsnap.errors import ConfigError, OutputRefused, StoreUnavailable
 
-ASK_AGAIN_MS = 5
+ASK_AGAIN_MS = 1
+
+BY_INDEX = b"set enable_sort = off; set enable_seqscan = off; set enable_bitmapscan = off"
+"""Without statistics, as of a table that is new, the server would sort all of it for each batch."""
 
 Place = tuple[str, ...]
 """The values of the columns that only grow, as text."""
@@ -147,6 +150,7 @@ class TableReader(SplitReader):
         self._values = Values()
         self._wire: Wire | None = None
         self._question = ""
+        self._limit = 0  # of the question for rows
         self._wait_ms = 0
         self._patience = Patience(source.retry_timeout_ms)
 
@@ -184,6 +188,7 @@ class TableReader(SplitReader):
     def _read_on(self, limit: int) -> list[dict[str, Any]]:
         if self._wire is None:
             self._wire = Wire(self._source.dsn, replication=False)
+            self._wire.run(BY_INDEX)
         if not self._question:
             self._ask(self._wire, limit)
         answer = self._wire.answer()
@@ -192,17 +197,21 @@ class TableReader(SplitReader):
             return []
         self._patience.succeeded()
         question, self._question = self._question, ""
+        rows: list[dict[str, Any]] = []
         if question == "rows":
-            return self._take_rows(answer, limit)
-        self._take_writers(answer)
-        return []
+            rows = self._take_rows(answer)
+        else:
+            self._take_writers(answer)
+        if self._settled is not None:
+            self._ask(self._wire, limit)  # The server looks for them while these are processed.
+        return rows
 
     def _ask(self, wire: Wire, limit: int) -> None:
         name = wire.literal(quoted(self._source.table)).decode()
         writers = _WRITERS.format(table=name)
         table, places = quoted(self._source.table), self._source.places()
         if self._settled is not None:
-            self._question = "rows"
+            self._question, self._limit = "rows", limit
             wire.ask(self._select(wire, limit))
         else:
             self._question = "writers"
@@ -226,26 +235,23 @@ class TableReader(SplitReader):
     def _literals(wire: Wire, place: Place) -> str:
         return ", ".join(wire.literal(part).decode() for part in place)
 
-    def _take_rows(self, answer: Answer, limit: int) -> list[dict[str, Any]]:
+    def _take_rows(self, answer: Answer) -> list[dict[str, Any]]:
         width = len(self._source.by)
-        if answer.rows:
-            self._last = Place((value or b"").decode() for value in answer.rows[-1][:width])
-        if len(answer.rows) < limit:
+        rows = self._values.rows(answer)
+        if rows:
+            self._last = Place(rows[-1][:width])
+        if len(rows) < self._limit:
             # All that is settled has been read; that the last row was there is known.
             self._last, self._settled = self._settled, None
-            self._wait_ms = 0 if answer.rows else self._source.poll_interval_ms
-        load, oids = self._values.load, answer.type_oids[width:]
-        return [
-            dict(zip(self._columns, map(load, row[width:], oids), strict=True))
-            for row in answer.rows
-        ]
+            self._wait_ms = 0 if rows else self._source.poll_interval_ms
+        return [dict(zip(self._columns, row[width:], strict=True)) for row in rows]
 
     def _take_writers(self, answer: Answer) -> None:
-        writers, *newest = ((value or b"").decode() for value in answer.rows[0])
-        holding = frozenset(filter(None, writers.strip("{}").split(",")))
+        ((writers, *newest),) = self._values.rows(answer)
+        holding = frozenset(writers)
         if self._writers is None:
             self._writers = holding
-            self._noted = self._end or (Place(newest) if answer.rows[0][1] is not None else None)
+            self._noted = self._end or (None if newest[0] is None else Place(newest))
         # A prepared transaction has another name than while it was running.
         left = {one for one in holding if one in self._writers or one.startswith("-1/")}
         if left:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import psycopg
 from psycopg.adapt import Transformer
 from psycopg.pq import Format
+from psycopg.pq.abc import PGresult
 
 from flowsnap.connectors.pgoutput import UNCHANGED, Value
 from flowsnap.connectors.postgres_session import Connection
@@ -82,13 +83,30 @@ class Values:
 
     def __init__(self) -> None:
         self._transformer = Transformer()
+        self._loads: dict[int, Callable[[bytes], Any]] = {}
+
+    def rows(self, result: PGresult) -> list[tuple[Any, ...]]:
+        """Return the rows of an answer."""
+        self._transformer.set_pgresult(result, set_loaders=True)
+        try:
+            return self._transformer.load_rows(0, result.ntuples, tuple)
+        except (psycopg.Error, ValueError):
+            columns = [(column, result.ftype(column)) for column in range(result.nfields)]
+            return [
+                tuple(self.load(result.get_value(row, column), oid) for column, oid in columns)
+                for row in range(result.ntuples)
+            ]
 
     def load(self, text: Value, type_oid: int) -> Any:
         """Return the value; its text, where Python has no such value (a date "infinity")."""
         if text is None or text is UNCHANGED:
             return None
         assert isinstance(text, bytes)
+        load = self._loads.get(type_oid)
+        if load is None:
+            load = self._transformer.get_loader(type_oid, Format.TEXT).load
+            self._loads[type_oid] = load
         try:
-            return self._transformer.get_loader(type_oid, Format.TEXT).load(text)
+            return load(text)
         except (psycopg.Error, ValueError):
             return text.decode()

@@ -10,6 +10,7 @@ Source: PostgreSQL manual, "Streaming Replication Protocol".
 
 from __future__ import annotations
 
+import select
 import struct
 import time
 from collections.abc import Iterator
@@ -25,9 +26,11 @@ from flowsnap.errors import PeerProtocolError, StoreUnavailable
 
 TEXT_FORMS = b"""
     set datestyle = iso; set intervalstyle = postgres; set timezone = 'UTC';
-    set extra_float_digits = 1; set bytea_output = hex; set idle_in_transaction_session_timeout = 0
+    set extra_float_digits = 1; set bytea_output = hex;
+    set idle_in_transaction_session_timeout = 0; set statement_timeout = 0
 """
-"""So that a value's text is the same in a snapshot and in the log, and can be read."""
+"""So that a value's text is the same in a snapshot and in the log, and can be read; and so that a
+snapshot may take its time."""
 
 _DATA = struct.Struct(">cQQq")
 _ALIVE = struct.Struct(">cQqB")
@@ -53,11 +56,8 @@ class Alive(NamedTuple):
     wants_reply: bool
 
 
-class Answer(NamedTuple):
-    """Rows as text, and the types of their columns."""
-
-    rows: list[tuple[bytes | None, ...]]
-    type_oids: list[int]
+Answer = pq.abc.PGresult
+"""What the server has answered: rows of text; see ``postgres_tables.Values``."""
 
 
 class Wire:
@@ -73,6 +73,8 @@ class Wire:
         connection = dsn.connect(replication=replication)
         self._connection = connection
         self._pg = connection.pgconn
+        self._arrivals = select.poll()
+        self._arrivals.register(self._pg.socket, select.POLLIN)
         try:
             self.run(TEXT_FORMS)
         except BaseException:
@@ -93,8 +95,11 @@ class Wire:
         """Return the answer, if it has come by now."""
         with self._translated():
             self._pg.consume_input()
-            if self._pg.is_busy():
-                return None
+            while self._pg.is_busy():
+                # libpq takes some KB at a time; more of the answer may be there already.
+                if not self._arrivals.poll(0):
+                    return None
+                self._pg.consume_input()
             found: Answer | None = None
             while (result := self._pg.get_result()) is not None:
                 found = self._answer_of(result)
@@ -150,9 +155,7 @@ class Wire:
     def _answer_of(self, result: pq.abc.PGresult) -> Answer:
         if result.status not in _GOOD:
             raise self._error_of(result)
-        columns = range(result.nfields)
-        rows = [tuple(result.get_value(r, c) for c in columns) for r in range(result.ntuples)]
-        return Answer(rows, [result.ftype(column) for column in columns])
+        return result
 
     def _error_of(self, result: pq.abc.PGresult) -> psycopg.Error:
         error = psycopg.errors.error_from_result(result, encoding="utf-8")

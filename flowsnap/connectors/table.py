@@ -155,7 +155,7 @@ class TableSink(EpochLogSink):
             self._eager.mark(checkpoint_id)
         return committable
 
-    def commit_all(self, committables: Sequence[dict[str, Any]]) -> bool:
+    def commit_all(self, committables: Sequence[Any]) -> bool:
         if self._eager is None:
             return super().commit_all(committables)
         newest = max(committable["marker"][-1] for committable in committables)

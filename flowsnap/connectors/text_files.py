@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import codecs
+from typing import Any, Unpack
 
-from flowsnap.config import Size
+from flowsnap.connectors.dead_letters import dead_letter
 from flowsnap.connectors.files import Paths
-from flowsnap.connectors.lines import LineFiles, Parser, without_mark
+from flowsnap.connectors.lines import (
+    LineFiles,
+    LineOptions,
+    Parser,
+    line_number,
+    split_lines,
+    without_mark,
+)
 from flowsnap.errors import ConfigError, MalformedInput
 
 
@@ -14,9 +22,8 @@ class TextFiles(LineFiles):
     r"""The lines of a file, of all files below a directory, or of those that match a glob.
 
     A record is a line as ``str``, without its ``\n`` or ``\r\n``; no other character ends a line. A
-    name that ends in ``.gz`` is decompressed. A plain file larger than ``split_bytes`` is
-    cut into ranges that several subtasks read; None: one subtask reads a file. ``batch_bytes`` is
-    how much is read at once. ``errors`` is that of ``bytes.decode``.
+    file whose name ends in ``.gz`` or ``.zst`` is decompressed. ``errors`` is that of
+    ``bytes.decode``. The other options are those of ``LineFiles``.
 
     Raises:
         ConfigError: a setting is wrong, or lines in that encoding do not end with the byte 10.
@@ -28,10 +35,9 @@ class TextFiles(LineFiles):
         *,
         encoding: str = "utf-8",
         errors: str = "strict",
-        split_bytes: Size | None = "64MB",
-        batch_bytes: Size = "64KB",
+        **options: Unpack[LineOptions],
     ) -> None:
-        super().__init__(path, split_bytes=split_bytes, batch_bytes=batch_bytes)
+        super().__init__(path, **options)
         self.encoding = _checked(encoding)
         try:
             codecs.lookup_error(errors)
@@ -46,12 +52,14 @@ class TextFiles(LineFiles):
         encoding, errors = self.encoding, self.errors
         may_have_mark = encoding == "utf-8"
 
-        def parse(data: bytes, file: str, offset: int) -> list[str]:
+        def parse(data: bytes, file: str, offset: int) -> list[Any]:
             if may_have_mark:
                 data, offset = without_mark(data, offset)
             try:
                 text = data.decode(encoding, errors)
             except UnicodeError as error:
+                if self.has_dead_letters:
+                    return _decode_each(data, file, offset, encoding)
                 raise _malformed(error, file, offset, encoding) from error
             if b"\r" in data:  # One memchr where there is none, which is faster than the replace.
                 text = text.replace("\r\n", "\n")
@@ -79,10 +87,25 @@ def _checked(encoding: str) -> str:
     return name
 
 
+def _decode_each(data: bytes, file: str, offset: int, encoding: str) -> list[Any]:
+    """Return the lines of a chunk in which not all can be decoded."""
+    values: list[Any] = []
+    for line in split_lines(data):
+        bare = line.removesuffix(b"\n").removesuffix(b"\r")
+        try:
+            values.append(bare.decode(encoding))
+        except UnicodeError as error:
+            values.append(dead_letter(bare, error, file, offset))
+        offset += len(line)
+    return values
+
+
 def _malformed(error: UnicodeError, file: str, offset: int, encoding: str) -> MalformedInput:
     at, reason = offset, str(error)
     if isinstance(error, UnicodeDecodeError):
         at, reason = offset + error.start, error.reason
+    number = line_number(file, at)
+    where = "" if number is None else f", line {number}"
     return MalformedInput(
-        f"{file} is not {encoding} at byte {at}: {reason}", file=file, offset=at
+        f"{file} is not {encoding} at byte {at}{where}: {reason}", file=file, offset=at
     ).hint('give the encoding of the files, or errors="replace" to go on with a substitute')

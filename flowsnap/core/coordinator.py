@@ -374,6 +374,8 @@ class CheckpointCoordinator:
         if isinstance(event, TriggerRequested):
             self._request(event.wish)
             return []
+        if self._is_over:
+            return []  # Its time being over, the last checkpoint has failed the attempt just now.
         self._is_draining = True
         self._wishes = [wish for wish in self._wishes if wish.is_final]
         return [DrainSources()]

@@ -206,7 +206,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
     ``is_fresh``: the job starts without a checkpoint. ``run_id`` identifies this life of the job:
     it is new at a fresh start and kept over restores. ``former_run_ids`` are those of its earlier
-    lives.
+    lives. ``restored_from``: what these lives have committed after that checkpoint is written anew;
+    0: all of it, for the job goes on from another one's savepoint.
     """
 
     job: str
@@ -229,6 +230,10 @@ class Source:
 
     is_told_of_checkpoints: ClassVar[bool] = False
     """Whether the engine calls ``SplitReader.committed``."""
+
+    has_dead_letters: bool = False
+    """Whether there may be ``connectors.dead_letters.DeadLetter`` among its records: a step that
+    tells them apart is then drawn behind it."""
 
     event_time: EventTime | None = None
     """How its splits tell event time, if they do; set by ``Pipeline.source``."""

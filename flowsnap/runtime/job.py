@@ -44,7 +44,7 @@ class JobHandle:
 
     def __init__(self, driver: _Driver, *, in_thread: bool) -> None:
         self._driver = driver
-        self._stops: list[str] = []  # the requests that ``wait`` answers
+        self._stops: dict[str, bool] = {}  # by the request's id: whether a savepoint was asked for
         self._thread: threading.Thread | None = None
         if in_thread:
             self._thread = threading.Thread(target=driver.run, name="flowsnap-job", daemon=True)
@@ -110,7 +110,7 @@ class JobHandle:
         that every window fires and the job finishes; it is not to be resumed then.
         """
         name = savepoint if isinstance(savepoint, str) else ("" if savepoint else None)
-        self._stops.append(self._driver.ask("stop", savepoint=name, is_drain=drain))
+        self._stops[self._driver.ask("stop", savepoint=name, is_drain=drain)] = name is not None
 
     def cancel(self) -> None:
         """Ask the job to end at once, without a checkpoint."""
@@ -131,18 +131,19 @@ class JobHandle:
             self._thread.join(timeout_s)
         if not self.is_done:
             raise TimeoutError(f"the job has not ended within {timeout_s} s")
-        asked = [answer for id_ in self._stops if (answer := self._driver.answer(id_)) is not None]
-        refused = next((answer for answer in asked if answer.error), None)
+        answers = {id_: self._driver.answer(id_) for id_ in self._stops}
+        refused = {id_: answer for id_, answer in answers.items() if answer and answer.error}
         try:
             result = self._driver.result()
         except FlowsnapError as error:
-            if refused is not None:
-                error.add_note(refused.error)
+            for reason in dict.fromkeys(answer.error for answer in refused.values()):
+                error.add_note(reason)
             raise
-        if refused is not None:
-            raise _refused(refused)
-        made = next((answer.savepoint for answer in asked if answer.savepoint), None)
-        return msgspec.structs.replace(result, savepoint=made)
+        for id_, answer in refused.items():
+            if self._stops[id_]:
+                raise _refused(answer)
+        made = [answer.savepoint for answer in answers.values() if answer and answer.savepoint]
+        return msgspec.structs.replace(result, savepoint=made[0] if made else None)
 
 
 def _refused(result: Result) -> CheckpointError:

@@ -207,6 +207,8 @@ class Snapshotter:
         if pending.upload is not None and not pending.upload.done():
             return False
         recording = pending.snapshot.recording
+        if pending.channels is not None and not pending.channels.done():
+            return False
         if pending.is_aborted or recording is None:
             return True
         if not recording.is_complete:

@@ -66,7 +66,7 @@ def write_parquet(content: pyarrow.Table, path: Path) -> None:
 
 
 def _array(values: list[Any]) -> pyarrow.Array:
-    types = {type(value).__name__ for value in values}
+    types = {type_.__name__ for type_ in set(map(type, values))}
     try:
         if types <= _SCALARS:
             return pyarrow.array(values)

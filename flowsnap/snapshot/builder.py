@@ -14,20 +14,18 @@ Source: Flink's State Processor API, ``SavepointWriter``.
 
 from __future__ import annotations
 
-import platform
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Protocol, Self, get_args
 
 import msgspec
 
 from flowsnap import __version__
-from flowsnap.api.pipeline import Pipeline
-from flowsnap.core.graph import JobGraph, build_execution_graph
+from flowsnap.core.graph import JobGraph, OperatorKind, build_execution_graph
 from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId
 from flowsnap.core.manifest import (
     CheckpointManifest,
@@ -37,6 +35,8 @@ from flowsnap.core.manifest import (
     TaskSnapshot,
 )
 from flowsnap.errors import ConfigError
+from flowsnap.runtime.attempt import versions
+from flowsnap.runtime.definition import PipelineDefinition
 from flowsnap.serialize import dump
 from flowsnap.snapshot import parts
 from flowsnap.snapshot.rewriting import Rewriting, Rewritten
@@ -46,6 +46,13 @@ Kind = Literal["value", "list", "map", "reducing", "aggregating"]
 OperatorStateKind = Literal["list", "union", "broadcast"]
 Identity = tuple[str, str]
 Items = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
+
+
+class Defined(Protocol):
+    """A pipeline."""
+
+    def definition(self, parallelism: int = 1) -> PipelineDefinition:
+        """Return what is submitted; see ``Pipeline.definition``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +83,19 @@ class SavepointBuilder:
         self._snapshot = snapshot
         self._rewritten: dict[Identity, Rewritten] = {}
         self._new: dict[Identity, NewState] = {}
+        self._names: dict[str, str] = {}
 
     @classmethod
-    def new(cls, pipeline: Pipeline | JobGraph, *, parallelism: int = 1) -> Self:
+    def new(cls, pipeline: Defined | JobGraph, *, parallelism: int = 1) -> Self:
         """Return a builder for a pipeline that has no state as yet; its sources begin anew.
 
         Raises:
             ConfigError: the pipeline is not complete.
         """
-        graph = pipeline
-        if isinstance(pipeline, Pipeline):
+        if isinstance(pipeline, JobGraph):
+            graph = pipeline
+        else:
             graph = pipeline.definition(parallelism).graph
-        assert isinstance(graph, JobGraph)
         running = build_execution_graph(graph, 0)
         tasks = tuple(
             TaskSnapshot(task.id, running.chains[task.chain].operators, task.subtask)
@@ -103,7 +111,7 @@ class SavepointBuilder:
             tasks=tasks,
             triggered_at_ms=time.time_ns() // 1_000_000,
             duration_ms=0,
-            versions={"flowsnap": __version__, "python": platform.python_version()},
+            versions=versions(__version__),
         )
         return cls(manifest, None)
 
@@ -212,10 +220,11 @@ class SavepointBuilder:
         Raises:
             ConfigError: there is no such source.
         """
-        firsts = {task.operators[0] for task in self._manifest.tasks}
-        parts.check_known("source", source, firsts, self._where())
-        known = [p for t in self._of_source(source) for p in t.splits if p.split == split]
-        given = known[0] if known else SplitPosition(split, {}, None, None, is_finished)
+        graph = self._manifest.graph
+        known = [spec.name for spec in graph.operators if spec.kind is OperatorKind.SOURCE]
+        parts.check_known("source", source, known, self._where())
+        former = [p for t in self._of_source(source) for p in t.splits if p.split == split]
+        given = former[0] if former else SplitPosition(split, {}, None, None, is_finished)
         own = msgspec.structs.replace(
             given,
             position=position,
@@ -226,10 +235,25 @@ class SavepointBuilder:
         tasks = []
         for task in self._manifest.tasks:
             kept = [p for p in task.splits if task.operators[0] != source or p.split != split]
-            if task.operators[0] == source and (task.subtask == 0):
+            if task.operators[0] == source and task.subtask == 0:
                 kept.append(own)
             tasks.append(msgspec.structs.replace(task, splits=tuple(kept)))
         return self._with(tasks)
+
+    def rename_operator(self, old: str, new: str) -> Self:
+        """Give an operator another name, under which the job will find what belongs to it.
+
+        The other methods of this builder know it by the old one.
+
+        Raises:
+            ConfigError: there is no such operator, or one of the new name already.
+        """
+        self._check_operator(old)
+        specs = self._manifest.graph.operators
+        if new in {self._names.get(spec.name, spec.name) for spec in specs}:
+            raise ConfigError(f"{self._where()} has an operator {new!r} already")
+        self._names[old] = new
+        return self
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -237,14 +261,15 @@ class SavepointBuilder:
         """Write the savepoint to ``path``, a directory that is made, durably; return its manifest.
 
         Raises:
-            ConfigError: there is something at ``path``.
+            ConfigError: there is something at ``path``, or an operator's new name is none.
             StateError: a key or value cannot be stored, or the disk refuses.
             OperatorError: a function of ``transform_state`` has raised.
             ManifestCorrupt: a file of the snapshot is damaged.
             StorageError: it was not written.
         """
         new = list(self._new.values())
-        return Rewriting(self._manifest, self._snapshot, self._rewritten, new).write(Path(path))
+        rewriting = Rewriting(self._manifest, self._snapshot, self._rewritten, new)
+        return rewriting.write(Path(path), self._names)
 
     def _with(self, tasks: list[TaskSnapshot]) -> Self:
         self._manifest = msgspec.structs.replace(self._manifest, tasks=tuple(tasks))

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowsnap import serialize
-from flowsnap.core import key as keys
+from flowsnap.core.key import decode_prefix
 from flowsnap.errors import StateError
 from flowsnap.serialize import Opaque, opaque_type
 from flowsnap.state.codec import decode_value
 
-_TUPLE, _ENUM, _FIELDS, _PICKLE = 0x40, 0x60, 0x61, 0x80
+_TUPLE, _ENUM, _FIELDS = b"\x40", b"\x60", b"\x61"
+_NAMED = frozenset({_TUPLE, _ENUM, _FIELDS})
+"""The tags of keys that name a class, or may have one in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +40,21 @@ def plain_key(data: bytes, start: int) -> tuple[Any, int]:
     Raises:
         StateError: there are no bytes of a key.
     """
+    tag = data[start : start + 1]
+    if tag not in _NAMED:
+        return decode_prefix(data, start)
     try:
-        tag = data[start]
         if tag == _TUPLE:
             elements, end = _elements(data, start + 1)
             return tuple(elements), end
+        name, at = decode_prefix(data, start + 1)
         if tag == _ENUM:
-            name, at = keys.decode_prefix(data, start + 1)
             member, end = plain_key(data, at)
             return opaque_type(_dotted(name))(member), end
-        if tag == _FIELDS:
-            name, at = keys.decode_prefix(data, start + 1)
-            elements, end = _elements(data, at)
-            return opaque_type(_dotted(name))(*elements), end
-    except LookupError as error:
-        raise StateError(f"no key at byte {start} of {data!r}") from error
-    return keys.decode_prefix(data, start)
+        elements, end = _elements(data, at)
+        return opaque_type(_dotted(name))(*elements), end
+    except (LookupError, RecursionError) as error:
+        raise StateError(f"no key at byte {start} of {data[:100]!r}") from error
 
 
 def plain_value(data: bytes) -> Any:
@@ -90,7 +91,7 @@ def _dotted(name: Any) -> str:
 PLAIN = Decoder(plain_key, plain_value, plain_pickled)
 """Nothing is imported and nothing is called; see ``serialize.load_plain``."""
 
-TRUSTED = Decoder(keys.decode_prefix, decode_value, serialize.load)
+TRUSTED = Decoder(decode_prefix, decode_value, serialize.load)
 """With the job's classes, whose code runs: for snapshots of one's own."""
 
 __all__ = ["PLAIN", "TRUSTED", "Decoder", "Opaque", "plain_key", "plain_pickled", "plain_value"]

@@ -55,7 +55,8 @@ class SnapshotDifference(msgspec.Struct, frozen=True):
     """What has changed from one snapshot to another.
 
     ``states``: of every keyed state in either. ``positions``: of each split whose position is
-    another, what it was and is. ``transit``: records in transit, before and after.
+    another, what it was and is. ``transit``: the number of records in transit, before and after;
+    ``is_transit_same``: they are the same ones.
     """
 
     states: tuple[StateDifference, ...]
@@ -65,13 +66,15 @@ class SnapshotDifference(msgspec.Struct, frozen=True):
     operator_states: tuple[str, ...]
     watermarks: dict[str, tuple[int | None, int | None]]
     transit: tuple[int, int]
+    is_transit_same: bool = True
 
     @property
     def is_same(self) -> bool:
         """Whether nothing has changed that a job would go on from."""
-        moved = self.operators_added or self.operators_removed or self.operator_states
+        changed = (self.operators_added, self.operators_removed, self.operator_states)
+        moved = (self.positions, self.watermarks)
         states = all(state.is_same for state in self.states)
-        return not (moved or self.positions or self.watermarks or self.transit != (0, 0)) and states
+        return states and self.is_transit_same and not any((*changed, *moved))
 
 
 def diff(before: Snapshot, after: Snapshot, *, examples: int = EXAMPLES) -> SnapshotDifference:
@@ -92,6 +95,7 @@ def diff(before: Snapshot, after: Snapshot, *, examples: int = EXAMPLES) -> Snap
         operator_states=tuple(_operator_states(before, after)),
         watermarks=_moved(_watermarks(before), _watermarks(after)),
         transit=_in_transit(before, after),
+        is_transit_same=before.channels() == after.channels(),
     )
 
 
@@ -101,11 +105,20 @@ def _states(before: Snapshot, after: Snapshot, examples: int) -> Iterator[StateD
     for operator, name in sorted(old | new):
         one, other = old.get((operator, name)), new.get((operator, name))
         _check_kind(one, other)
-        yield _Comparison(
+        yield compare(
             before.state(operator, name) if one else None,
             after.state(operator, name) if other else None,
-            examples,
-        ).result(operator, name)
+            examples=examples,
+        )
+
+
+def compare(
+    before: KeyedState | None, after: KeyedState | None, *, examples: int = EXAMPLES
+) -> StateDifference:
+    """Return what has changed in one state; None is a state that is not there."""
+    known = after if before is None else before  # One that is empty is there.
+    assert known is not None  # there is nothing to compare
+    return _Comparison(before, after, examples).result(known.info)
 
 
 def _check_kind(one: StateInfo | None, other: StateInfo | None) -> None:
@@ -126,7 +139,7 @@ class _Comparison:
         self._examples: list[Change] = []
         self._counts = {"added": 0, "removed": 0, "changed": 0, "same": 0}
 
-    def result(self, operator: OperatorId, name: str) -> StateDifference:
+    def result(self, info: StateInfo) -> StateDifference:
         """Walk both and return what has changed."""
         groups = {s.max_parallelism for s in (self._before, self._after) if s is not None}
         by_key = len(groups) > 1  # Then the same key lies in other groups.
@@ -134,7 +147,8 @@ class _Comparison:
         right = iter(()) if self._after is None else self._after.raw_rows(by_key=by_key)
         for place, old, new in _side_by_side(left, right):
             self._compare(place[0], old, new)
-        return StateDifference(operator, name, **self._counts, examples=tuple(self._examples))
+        examples = tuple(self._examples)
+        return StateDifference(info.operator, info.name, **self._counts, examples=examples)
 
     def _compare(self, group: int, old: Raw | None, new: Raw | None) -> None:
         if old is not None and new is not None:

@@ -87,7 +87,7 @@ def _violation(invariant: Invariant, snapshot: Snapshot) -> str:
         answer = invariant.check(snapshot)
         is_held = answer is None or bool(answer)
     except AssertionError as error:
-        return str(error) or _line(error)
+        return next(iter(str(error).splitlines()), "") or _line(error)
     except Exception as error:  # the user's code may raise anything
         return f"it raised {type(error).__name__}: {error} ({_line(error)})"
     if isinstance(answer, str):

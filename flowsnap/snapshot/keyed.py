@@ -19,7 +19,7 @@ from flowsnap.errors import ConfigError
 from flowsnap.snapshot.content import Row, StateInfo
 from flowsnap.snapshot.copies import Rows
 from flowsnap.snapshot.decode import Decoder
-from flowsnap.state.codec import PREFIX_BYTES, row_prefix
+from flowsnap.state.codec import row_prefix
 from flowsnap.state.registry import is_expiring
 
 Raw = tuple[bytes, bytes, TableSpec]
@@ -132,19 +132,18 @@ class KeyedState:
             ConfigError: the prefix or the key group cannot be one.
             ManifestCorrupt: a file is damaged.
         """
-        rows = self.rows(prefix, key_group)
-        if not self._is_map:
-            return ((row.key, row.value) for row in rows)
-        return _gathered(rows)
+        if self._is_map:
+            return _gathered(self.rows(prefix, key_group))
+        if self.info.expires:
+            return ((row.key, row.value) for row in self.rows(prefix, key_group))
+        key_of, value_of = self._reading.decoder.key, self._reading.decoder.value
+        found = chain.from_iterable(raws for _, raws in self._found(prefix, key_group))
+        return ((key_of(suffix, 0)[0], value_of(data)) for suffix, data, _ in found)
 
     def rows(self, prefix: Any = None, key_group: int | None = None) -> Iterator[Row]:
         """Yield the rows: of a map one for each entry; see ``items``."""
-        groups = self._groups(key_group)
-        begins = b"" if prefix is None else key_prefix(prefix)
-        parts = ((part, group) for part in self._parts for group in part.key_groups)
-        for part, group in parts:
-            if group in groups:
-                yield from self._decoded(group, self._scan(part, group, begins))
+        for group, raws in self._found(prefix, key_group):
+            yield from self._decoded(group, raws)
 
     def rows_of(self, key: Any) -> Iterator[Row]:
         """Yield the rows of one key."""
@@ -179,8 +178,16 @@ class KeyedState:
             StateError: the bytes are no row.
         """
         suffix, data, table = raw
-        row = row_prefix(group, table.state_id) + suffix
-        return decoded_row(self._reading.decoder, table, row, data)
+        return decoded_row(self._reading.decoder, table, group, suffix, data)
+
+    def _found(self, prefix: Any, key_group: int | None) -> Iterator[tuple[int, Iterator[Raw]]]:
+        """Return the key groups, each with its rows that begin with ``prefix``."""
+        groups = self._groups(key_group)
+        begins = b"" if prefix is None else key_prefix(prefix)
+        parts = ((part, group) for part in self._parts for group in part.key_groups)
+        return (
+            (group, self._scan(part, group, begins)) for part, group in parts if group in groups
+        )
 
     def _decoded(self, group: int, raws: Iterable[Raw]) -> Iterator[Row]:
         now_ms = self._reading.now_ms
@@ -215,18 +222,17 @@ class KeyedState:
         return range(group, group + 1)
 
 
-def decoded_row(decoder: Decoder, table: TableSpec, row: bytes, data: bytes) -> Row:
-    """Return a row of its bytes.
+def decoded_row(decoder: Decoder, table: TableSpec, group: int, suffix: bytes, data: bytes) -> Row:
+    """Return a row of its bytes; ``suffix`` is what follows its key group and state id.
 
     Raises:
         StateError: the bytes are no row.
     """
-    key, end = decoder.key(row, PREFIX_BYTES)
-    namespace = decoder.key(row, end)[0] if table.kind.startswith("map") else None
+    key, end = decoder.key(suffix, 0)
+    namespace = decoder.key(suffix, end)[0] if table.kind.startswith("map") else None
     value, expires_ms = decoder.value(data), None
     if is_expiring(table):
         expires_ms, value = value
-    group = int.from_bytes(row[:2], "big")
     return Row(key, namespace, value, group, expires_ms, table.version)
 
 

@@ -14,7 +14,7 @@ from flowsnap.core import manifest as manifests
 from flowsnap.core import retention
 from flowsnap.core.ids import CheckpointId
 from flowsnap.core.manifest import CheckpointManifest
-from flowsnap.errors import ConfigError, ManifestCorrupt, RestoreError
+from flowsnap.errors import ConfigError, ManifestCorrupt, RestoreError, StorageError
 from flowsnap.storage import layout
 from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.job_directory import JobDirectory, job_names
@@ -26,7 +26,7 @@ class Place:
     """A snapshot that was found.
 
     ``scratch``: where hard links to its files can be made. ``is_newest``: it was asked for as the
-    newest of its job, so a newer one is as good.
+    newest of its job, so a newer one is as good. ``is_verified``: its files are known to be whole.
     """
 
     manifest: CheckpointManifest
@@ -34,6 +34,7 @@ class Place:
     source: str
     scratch: Path | None = None
     is_newest: bool = False
+    is_verified: bool = False
 
 
 def find(path: str | Path, job: str | None = None) -> Place:
@@ -62,6 +63,12 @@ def find(path: str | Path, job: str | None = None) -> Place:
     return _newest(place / _only_job(place))
 
 
+def scratch_of(store: CheckpointStore) -> Path | None:
+    """Return where hard links to the files of a job's store can be made, if anywhere."""
+    work = store.root / layout.WORK if isinstance(store, DirectoryStore) else None
+    return work if work is not None and work.is_dir() else None
+
+
 def _checkpoint_number(place: Path) -> CheckpointId | None:
     is_checkpoint = f"{place.parent.name}/" == retention.CHECKPOINTS and place.name.isdigit()
     return CheckpointId(int(place.name)) if is_checkpoint else None
@@ -85,7 +92,12 @@ def _newest(root: Path) -> Place:
         complete = directory.checkpoints()
         if not complete:
             raise RestoreError(f"job {directory.job} has no complete checkpoint")
-        manifest = directory.read_manifest(complete[-1])
+        try:
+            manifest = directory.read_manifest(complete[-1])
+        except (RestoreError, StorageError):
+            if directory.checkpoints()[-1:] == complete[-1:]:
+                raise
+            manifest = directory.read_manifest(directory.checkpoints()[-1])  # It was retired.
     return _of_job(root, manifest, is_newest=True)
 
 
@@ -102,4 +114,7 @@ def _of_job(root: Path, manifest: CheckpointManifest, *, is_newest: bool) -> Pla
 def _savepoint(root: Path) -> Place:
     store = DirectoryStore(root)
     source = root / retention.MANIFEST
-    return Place(manifests.decode(store.get(retention.MANIFEST), str(source)), store, str(root))
+    manifest = manifests.decode(store.get(retention.MANIFEST), str(source))
+    work = root.parents[1] / layout.WORK  # of the job in whose directory it may lie
+    is_in_job = root.parent.name == layout.SAVEPOINTS and work.is_dir()
+    return Place(manifest, store, str(root), work if is_in_job else None)

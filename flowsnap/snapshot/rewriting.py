@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from flowsnap.core.graph import validate
 from flowsnap.core.ids import OperatorId, TaskId
 from flowsnap.core.key import encode_key, key_group
 from flowsnap.core.manifest import (
@@ -31,6 +32,7 @@ from flowsnap.core.partition import key_group_range
 from flowsnap.errors import ConfigError, FlowsnapError, OperatorError, StorageError
 from flowsnap.serialize import Opaque
 from flowsnap.snapshot.content import Row
+from flowsnap.snapshot.renaming import Names, renamed
 from flowsnap.snapshot.row_sink import RowSink, handle_of
 from flowsnap.snapshot.snapshot import Snapshot
 from flowsnap.state.codec import encode_value, row_prefix
@@ -70,7 +72,7 @@ class Rewriting:
         self._new = new
         self._widths = {spec.name: spec.parallelism for spec in manifest.graph.operators}
 
-    def write(self, target: Path) -> CheckpointManifest:
+    def write(self, target: Path, names: Names) -> CheckpointManifest:
         """Make the savepoint; see ``SavepointBuilder.write``."""
         target = target.absolute()
         if target.exists():
@@ -83,6 +85,8 @@ class Rewriting:
         try:
             tasks = self._tasks(base)
             manifest = msgspec.structs.replace(self._manifest, tasks=tuple(tasks))
+            manifest = renamed(manifest, names)
+            validate(manifest.graph)
             export.copy(Savepoint(base, base, manifest), target)
         finally:
             shutil.rmtree(base, ignore_errors=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from flowsnap.core.manifest import CheckpointManifest, TableSpec
-from flowsnap.errors import ManifestCorrupt
+from flowsnap.errors import ManifestCorrupt, StorageError
 from flowsnap.serialize import load, load_plain
 from flowsnap.snapshot import parts
 from flowsnap.snapshot.channels import read_channels
@@ -35,7 +35,8 @@ from flowsnap.snapshot.content import (
 from flowsnap.snapshot.copies import LocalCopies
 from flowsnap.snapshot.decode import PLAIN, TRUSTED
 from flowsnap.snapshot.keyed import KeyedState, Reading, StatePart, decoded_row
-from flowsnap.snapshot.place import Place, find
+from flowsnap.snapshot.place import Place, find, scratch_of
+from flowsnap.state.codec import PREFIX_BYTES
 from flowsnap.storage.store import CheckpointStore
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Snapshot:
             place = find(path, job)
             try:
                 return cls._made(place, trust=trust, scratch=scratch)
-            except ManifestCorrupt:
+            except (ManifestCorrupt, StorageError):  # Perhaps it was retired meanwhile.
                 if not place.is_newest or find(path, job).manifest == place.manifest:
                     raise
         return cls._made(place, trust=trust, scratch=scratch)
@@ -107,20 +108,25 @@ class Snapshot:
         *,
         trust: bool = False,
         scratch: str | Path | None = None,
+        is_verified: bool = False,
     ) -> Self:
         """Return the snapshot of a manifest, written or not yet, whose files are in ``store``.
+
+        ``trust`` and ``scratch`` are those of ``open``. ``is_verified``: who has just stored the
+        files, and hashed them for it, does not want them hashed again.
 
         Raises:
             ManifestCorrupt: a file is missing.
             StorageError: the store or the local disk failed.
         """
         source = f"checkpoint {manifest.checkpoint_id} of {manifest.job}"
-        return cls._made(Place(manifest, store, source), trust=trust, scratch=scratch)
+        place = Place(manifest, store, source, scratch_of(store), is_verified=is_verified)
+        return cls._made(place, trust=trust, scratch=scratch)
 
     @classmethod
     def _made(cls, place: Place, *, trust: bool, scratch: str | Path | None) -> Self:
         parent = place.scratch if scratch is None else Path(scratch)
-        copies = LocalCopies(place.manifest, place.store, parent)
+        copies = LocalCopies(place.manifest, place.store, parent, is_verified=place.is_verified)
         try:
             copies.pin()
         except BaseException:
@@ -324,7 +330,8 @@ class Snapshot:
         Raises:
             StateError: the bytes are no row.
         """
-        return decoded_row(self._decoder, table, row, data)
+        group = int.from_bytes(row[:2], "big")
+        return decoded_row(self._decoder, table, group, row[PREFIX_BYTES:], data)
 
     def _keyed(self, info: StateInfo) -> KeyedState:
         own = []

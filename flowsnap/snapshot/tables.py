@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from flowsnap.snapshot import parts
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
 
 FIELDS_MAX = 64
 """A dict of more fields over all rows is no record, but a map, and stays one column of JSON."""
+
+_ALL: Any = object()
+"""In the place of a key, which may be None."""
 
 Columns = dict[str, list[Any]]
 Values = tuple[Any, ...]
@@ -56,21 +58,14 @@ def table(snapshot: Snapshot, name: str) -> Table:
     return _OTHERS[name](snapshot)
 
 
-def state_table(snapshot: Snapshot, info: StateInfo, key: Any = None, limit: int = -1) -> Table:
-    """Return the table of a keyed state, of one key alone where one is given.
-
-    Raises:
-        ConfigError: it is no keyed state.
-    """
-    return _keyed(snapshot, info, key, None if limit < 0 else limit)
+def table_of_key(snapshot: Snapshot, info: StateInfo, key: Any) -> Table:
+    """Return the rows of one key of a keyed state."""
+    return _keyed(snapshot, info, key)
 
 
 def columns_of(table: Table) -> Columns:
     """Return the columns of a table, what has fields taken apart."""
-    whole: list[list[Any]] = [[] for _ in table.columns]
-    for row in table.rows():
-        for column, value in zip(whole, row, strict=True):
-            column.append(value)
+    whole = list(map(list, zip(*table.rows(), strict=True))) or [[] for _ in table.columns]
     found: Columns = {}
     for name, values in zip(table.columns, whole, strict=True):
         own = _taken_apart(name, values) if name in table.structured else {name: values}
@@ -120,21 +115,17 @@ def _record(value: Any) -> Mapping[str, Any] | None:
 # --- the tables ------------------------------------------------------------------------------
 
 
-def _keyed(snapshot: Snapshot, info: StateInfo, key: Any = None, limit: int | None = None) -> Table:
+def _keyed(snapshot: Snapshot, info: StateInfo, key: Any = _ALL) -> Table:
     state = snapshot.state(info.operator, info.name)
     is_map = info.kind == "map"
     columns = ["key", *(["namespace"] if is_map else []), "value"]
     columns += ["expires_ms"] if info.expires else []
 
     def rows() -> Iterator[Values]:
-        found = state.rows() if key is None else state.rows_of(key)
-        for row in islice(found, limit):
-            yield (
-                row.key,
-                *((row.namespace,) if is_map else ()),
-                row.value,
-                *((row.expires_ms,) if info.expires else ()),
-            )
+        if len(columns) == 2 and key is _ALL:
+            return state.items()
+        found = state.rows() if key is _ALL else state.rows_of(key)
+        return (tuple(getattr(row, column) for column in columns) for row in found)
 
     name = f"{info.operator}.{info.name}"
     return Table(name, tuple(columns), rows, ("key", "namespace", "value"))
@@ -228,4 +219,4 @@ _OTHERS: dict[str, Callable[[Snapshot], Table]] = {
     ),
 }
 
-__all__ = ["Columns", "Table", "columns_of", "state_table", "table", "table_names"]
+__all__ = ["Columns", "Table", "columns_of", "table", "table_names", "table_of_key"]

@@ -62,6 +62,7 @@ def find(path: Path) -> Savepoint:
         StorageError: it cannot be read.
     """
     path = path.absolute()
+    path = path.parent if path.name == MANIFEST else path
     if not path.exists():
         raise RestoreError(f"there is no savepoint at {path}").hint(
             "name the directory of a savepoint, or of a checkpoint of another job"
@@ -221,7 +222,7 @@ def _check_private(path: Path, status: os.stat_result) -> None:
         )
 
 
-def names(directory: JobDirectory) -> Mapping[str, Path]:
+def savepoint_paths(directory: JobDirectory) -> Mapping[str, Path]:
     """Return the savepoints that lie in a job's directory, by name."""
     place = directory.root / layout.SAVEPOINTS
     return {

@@ -13,7 +13,15 @@ from flowsnap.core.ids import CheckpointId
 from flowsnap.core.manifest import CheckpointManifest, FileHandle
 from flowsnap.errors import RestoreError, StorageError
 from flowsnap.storage import layout
-from flowsnap.storage.record import AttemptRecord, Identity, Outcome, Record, Reservation, unseal
+from flowsnap.storage.record import (
+    AttemptRecord,
+    Completion,
+    Identity,
+    Outcome,
+    Record,
+    Reservation,
+    unseal,
+)
 from flowsnap.storage.store import CheckpointStore, is_temporary
 
 Kind = Literal["ok", "corrupt", "missing", "unreferenced", "foreign"]
@@ -83,6 +91,8 @@ def _record_type(name: str) -> type[Record] | None:
         return AttemptRecord
     if layout.checkpoint_of(name) is not None and name.endswith("/begun"):
         return Reservation
+    if layout.checkpoint_of(name) is not None and name.endswith("/completion.json"):
+        return Completion
     return None
 
 

@@ -13,6 +13,7 @@ from flowsnap.operators.window.assigner import Session, Tumbling, Window
 from flowsnap.operators.window.result import WindowResult
 from flowsnap.runtime.definition import PipelineDefinition
 from flowsnap.testing import reference
+from flowsnap.testing.cycles import Cycle
 from flowsnap.testing.plan import Node
 from flowsnap.testing.reference import GAP_MS, NEAR_MS, SLOT_MS, Record
 from flowsnap.testing.sink import TransactionalSink, TransactionalSystem
@@ -28,9 +29,7 @@ LATE = "late"
 class Builder:
     """Builds one pipeline, node by node; ``widths`` are the parallelisms, by node."""
 
-    def __init__(
-        self, workload: Workload, widths: list[int], system: TransactionalSystem
-    ) -> None:
+    def __init__(self, workload: Workload, widths: list[int], system: TransactionalSystem) -> None:
         self._workload = workload
         self._widths = widths
         self._system = system
@@ -49,25 +48,32 @@ class Builder:
         return self._pipeline.definition(1)
 
     def _drawn(self, node: Node, above: list[Stream[Any]]) -> Stream[Any]:
+        result: Stream[Any]
         match node.kind:
             case "source":
-                return self._source(node)
+                result = self._source(node)
             case "union":
-                return above[0].union(*above[1:])
+                result = above[0].union(*above[1:])
             case "rebalance":
-                return above[0].rebalance()
-            case "broadcast":
-                rules = Rules(node.name, is_ordered=node.is_ordered)
-                return above[0].connect(above[1].broadcast()).process(rules, **self._own(node))
-            case "async" | "async_any":
-                code = SimulatedAsyncMap(ask, capacity=3, ordered=node.kind == "async")
-                return above[0]._then(code, node.name, self._widths[node.index])
+                result = above[0].rebalance()
+            case "broadcast" | "async" | "async_any":
+                result = self._special(node, above)
+            case "loop" | "mover" | "nested":
+                result = Cycle(self._pipeline, node, above[0], self._widths).build()
             case "chain" | "count" | "total":
-                return self._keyed(node, above[0])
+                result = self._keyed(node, above[0])
             case "tumbling" | "session" | "late" | "timer" | "interval":
-                return self._timed(node, above)
+                result = self._timed(node, above)
             case _:
-                return self._stateless(node, above[0])
+                result = self._stateless(node, above[0])
+        return result
+
+    def _special(self, node: Node, above: list[Stream[Any]]) -> Stream[Any]:
+        if node.kind == "broadcast":
+            rules = Rules(node.name, is_ordered=node.is_ordered)
+            return above[0].connect(above[1].broadcast()).process(rules, **self._own(node))
+        code = SimulatedAsyncMap(ask, capacity=3, ordered=node.kind == "async")
+        return above[0]._then(code, node.name, self._widths[node.index])
 
     def _own(self, node: Node) -> dict[str, Any]:
         return {"name": node.name, "parallelism": self._widths[node.index]}

@@ -9,8 +9,8 @@ from flowsnap.core.manifest import FileHandle
 from flowsnap.core.message import Deploy
 from flowsnap.errors import StorageError
 from flowsnap.runtime.attempt import Deployment
-from flowsnap.runtime.recovery import Recovery
 from flowsnap.runtime.parts import TakenSnapshot
+from flowsnap.runtime.recovery import Recovery
 from flowsnap.runtime.worker import Edges, Worker
 from flowsnap.state.backend import StateBackend
 from flowsnap.storage.directory import DirectoryStore

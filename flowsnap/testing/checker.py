@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
+from typing import Any
 
 from flowsnap.core import manifest as manifests
+from flowsnap.core import transit
+from flowsnap.core.graph import OperatorKind
 from flowsnap.core.ids import AttemptId, CheckpointId
 from flowsnap.core.manifest import CheckpointManifest, OperatorStateValues
 from flowsnap.core.message import (
@@ -26,9 +29,10 @@ from flowsnap.errors import RestoreError
 from flowsnap.runtime.attempt import Attempt, Deployment
 from flowsnap.storage import layout
 from flowsnap.testing import reference
-from flowsnap.testing.conservation import Stored
+from flowsnap.testing.conservation import Stored, in_transit
 from flowsnap.testing.disk import Inode
 from flowsnap.testing.event_time import EventTimeChecker
+from flowsnap.testing.plan import Node
 from flowsnap.testing.reference import Record, Streams
 from flowsnap.testing.sink import Transaction, TransactionalSystem
 from flowsnap.testing.workload import Workload
@@ -190,21 +194,29 @@ class Checker:
         stored = self._stored(manifest)
         if stored.misplaced:
             self.world.fail(f"C5: {where}: {stored.misplaced}")
+        moving = self._moving(manifest)
         for node in self.workload.nodes:
-            if node.kind != "count":
+            if node.kind not in {"count", "mover", "nested"}:
                 continue
             found = stored.counts.get(node.name, Counter())
-            wanted = reference.counted(node, expected[node.is_prompt])
-            is_exact = node.is_prompt and not any(task.channels for task in manifest.tasks)
+            if node.kind == "count":
+                wanted = reference.counted(node, expected[node.is_prompt])
+            else:
+                wanted = reference.passed(node, expected[node.is_prompt])
+                found = found + hops_before(node, moving)
+            is_exact = node.is_prompt and all(is_inside(node, target) for target, _ in moving)
             if found != wanted if is_exact else not found <= wanted:
                 self.world.fail(f"C5: {where}: {node.name} has counted {found}, and not {wanted}")
 
-    def _stored(self, manifest: CheckpointManifest) -> Stored:
-        def content(path: str) -> bytes | None:
-            inode = self._contents.get(path)
-            return None if inode is None else inode.content
+    def _moving(self, manifest: CheckpointManifest) -> list[tuple[str, Any]]:
+        return [one for task in manifest.tasks for one in in_transit(task, self._content)]
 
-        return Stored(manifest, content)
+    def _content(self, path: str) -> bytes | None:
+        inode = self._contents.get(path)
+        return None if inode is None else inode.content
+
+    def _stored(self, manifest: CheckpointManifest) -> Stored:
+        return Stored(manifest, self._content)
 
     def _look_at(self, manifest: CheckpointManifest) -> None:
         ended = {task.is_ended for task in manifest.tasks}
@@ -255,19 +267,34 @@ class Checker:
             reached("rescale on restore")
         if self._workers[manifest.attempt] != self._workers[deployment.attempt]:
             reached("another number of workers on restore")
+        self._look_at_restored_state(manifest, deployment)
+        for id in prepared(manifest):
+            if self.system.transactions[id].state == "prepared":
+                reached("restore of a pending commit")
+            else:
+                reached("restore of a commit that was done")
+
+    def _look_at_restored_state(self, manifest: CheckpointManifest, deployment: Deployment) -> None:
+        reached = self.world.trace.reached
         if self._stored(manifest).has_timers:
             reached("restore with a pending timer")
         if any(state.name == "held" and state.values for state in operator_states(manifest)):
             reached("restore with requests under way")
         if any(task.channels for task in manifest.tasks):
             reached("restore of channel state")
-            if manifest.graph.operators != deployment.job_graph.operators:
-                reached("rescale of channel state")
-        for id in prepared(manifest):
-            if self.system.transactions[id].state == "prepared":
-                reached("restore of a pending commit")
-            else:
-                reached("restore of a commit that was done")
+            self._look_at_transit(manifest, deployment)
+
+    def _look_at_transit(self, manifest: CheckpointManifest, deployment: Deployment) -> None:
+        reached = self.world.trace.reached
+        was = {one.name: one.parallelism for one in manifest.graph.operators}
+        now = {one.name: one for one in deployment.job_graph.operators}
+        if manifest.graph.operators != deployment.job_graph.operators:
+            reached("rescale of channel state")
+        for target in transit.targets(manifest.tasks):
+            if now[target].parallelism != was[target]:
+                reached("record in transit restored at another parallelism")
+            if now[target].kind is OperatorKind.LOOP:
+                reached("restore of a loop")
 
     def reserved(self, checkpoint_id: CheckpointId) -> None:
         """An id is taken; from now on it may be in files and barriers."""
@@ -322,6 +349,18 @@ def operator_states(manifest: CheckpointManifest) -> Iterator[OperatorStateValue
 def prepared(manifest: CheckpointManifest) -> set[str]:
     """Return the transactions that a checkpoint promises to commit."""
     return {output.committable["id"] for task in manifest.tasks for output in task.prepared}
+
+
+def is_inside(node: Node, operator: str) -> bool:
+    """Return whether an operator is one of a loop's."""
+    return operator == node.name or operator.startswith(f"{node.name}.")
+
+
+def hops_before(node: Node, moving: Iterable[tuple[str, Any]]) -> Counter[int]:
+    """Return the hops that records in the channels of a loop have still before them."""
+    inside = [value for target, value in moving if is_inside(node, target)]
+    trails = (reference.trail(number, *left)[0] for _, number, _, *left in inside)
+    return Counter(number % node.number for one in trails for number in one)
 
 
 def difference(found: Counter[Record], expected: Counter[Record]) -> str:

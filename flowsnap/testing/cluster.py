@@ -55,10 +55,15 @@ class Cluster:
     """One world with one job, from its submission to its end."""
 
     def __init__(
-        self, seed: int, faults: Sequence[Fault] | None = None, workload: Workload | None = None
+        self,
+        seed: int,
+        faults: Sequence[Fault] | None = None,
+        workload: Workload | None = None,
+        *,
+        records_max: int | None = None,
     ) -> None:
         self.world = world = World(seed)
-        self.workload = workload or Workload(world.topology, world.workload)
+        self.workload = workload or Workload(world.topology, world.workload, records_max)
         self.checker = Checker(world, self.workload, self.completed)
         self.config = draw_config(world)
         own = draw_faults(world.faults, self.config.heartbeat_timeout_ms)

@@ -16,23 +16,28 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 
-from flowsnap.core.element import Barrier, Batch, Element, EndOfInput, Watermark
+from flowsnap.core.element import Barrier, Batch, Element, EndOfInput, Marker, Watermark
 from flowsnap.core.graph import ExecutionGraph
 from flowsnap.core.ids import ChannelId, CheckpointId, TaskId
 from flowsnap.runtime.channel_state import Recording
 from flowsnap.runtime.output import OutputChannel
+from flowsnap.runtime.spill import SpillQueue
 from flowsnap.runtime.task import TaskRunner
 from flowsnap.testing.world import World
+
+SPILL_BATCHES = 3
+"""How much of what is fed back stays in memory: so little that some of it does not."""
 
 
 class _Channel:
     __slots__ = (
-        "batches", "cut_at", "has_ended_in", "has_ended_out", "processed_at", "read", "read_at",
-        "recorded", "source", "stamps", "watermark_ms",
+        "batches", "cut_at", "has_ended_in", "has_ended_out", "is_feedback", "processed_at", "read",
+        "read_at", "recorded", "source", "stamps", "watermark_ms",
     )  # fmt: skip
 
-    def __init__(self, source: int, watermark_ms: int | None) -> None:
+    def __init__(self, source: int, watermark_ms: int | None, *, is_feedback: bool) -> None:
         self.source = source
+        self.is_feedback = is_feedback
         self.stamps: list[tuple[int, ...]] = []  # of what was sent
         self.batches: list[Batch] = []
         self.read = 0
@@ -45,7 +50,7 @@ class _Channel:
 
 
 class Flow:
-    """The channels of one attempt; ``restored_ms``: what each task's watermarks may not go below."""
+    """The channels of one attempt; ``restored_ms``: the least watermark that each task may send."""
 
     def __init__(
         self,
@@ -61,7 +66,11 @@ class Flow:
         self._clocks = [[0] * len(self._tasks) for _ in self._tasks]
         self._cuts: dict[CheckpointId, dict[int, tuple[int, ...]]] = {}
         self._channels = {
-            channel.id: _Channel(self._tasks[channel.source], known.get(channel.source))
+            channel.id: _Channel(
+                self._tasks[channel.source],
+                known.get(channel.source),
+                is_feedback=graph.edges[channel.edge].is_feedback,
+            )
             for channel in graph.channels
         }
 
@@ -79,7 +88,7 @@ class Flow:
             self._sent_barrier(channel, element)
         elif isinstance(element, Watermark):
             self._sent_watermark(channel, element.timestamp_ms)
-        if one.has_ended_out and not isinstance(element, Barrier):
+        if one.has_ended_out and not isinstance(element, Barrier | Marker):
             self.world.fail(f"C9: {element} was sent in channel {channel} behind the end of input")
         if isinstance(element, EndOfInput):
             one.has_ended_out = True
@@ -126,7 +135,7 @@ class Flow:
     # --- what is cut --------------------------------------------------------------------------
 
     def overtaken(self, channel: ChannelId, checkpoint_id: CheckpointId) -> None:
-        """A barrier leaves ahead of what waits; it may have been sent before, and waited as well."""
+        """A barrier leaves ahead of what waits; it may have been waiting as well."""
         one = self._channels[channel]
         one.cut_at.setdefault(checkpoint_id, len(one.stamps))
         self.world.trace.reached("barrier overtakes batches")
@@ -157,6 +166,8 @@ class Flow:
             found, in_transit = received + sent, one.batches[first:end]
             if found:
                 self.world.trace.reached("checkpoint with channel state")
+                if one.is_feedback:
+                    self.world.trace.reached("barrier inside a loop")
             if first > end or found != in_transit:
                 self.world.fail(
                     f"C2: checkpoint {checkpoint_id}, channel {id}: {end} batches were sent, "
@@ -188,36 +199,67 @@ class Flow:
             )
 
 
-class WatchedQueue(deque[Element]):
-    """The queue of an input channel, which tells the flow what is taken out."""
+class Watch:
+    """Tells the flow what is taken out of one channel."""
 
     def __init__(self, flow: Flow, channel: ChannelId, task: TaskRunner, worker: AbortsOf) -> None:
-        super().__init__()
-        self._flow = flow
-        self._channel = channel
+        self.flow = flow
+        self.channel = channel
         self._task = task
         self._worker = worker
+
+    def taken(self, element: Element) -> None:
+        """An element has been taken out."""
+        world = self.flow.world
+        if self.channel in self._task._blocked:
+            world.fail(f"C9: {element} was taken from the blocked channel {self.channel}")
+        if isinstance(element, EndOfInput) and self._task._blocked:
+            world.trace.reached("end of input during alignment")
+        if isinstance(element, Barrier) and element.checkpoint_id in self._worker.aborted:
+            world.trace.reached("late barrier after an abort")
+        self.flow.read(self.channel, element, self._task.id)
+
+
+class WatchedQueue(deque[Element]):
+    """The queue of an input channel: bounded, and watched."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
         self._batches = 0
 
     def append(self, element: Element) -> None:
         super().append(element)
         if isinstance(element, Batch):
             self._batches += 1
-            if self._batches > self._flow.capacity:
-                self._flow.world.fail(f"C11: channel {self._channel} holds {self._batches} batches")
+            flow = self._watch.flow
+            if self._batches > flow.capacity:
+                flow.world.fail(f"C11: channel {self._watch.channel} holds {self._batches} batches")
 
     def popleft(self) -> Element:
         element = super().popleft()
         if isinstance(element, Batch):
             self._batches -= 1
-        reached = self._flow.world.trace.reached
-        if self._channel in self._task._blocked:
-            self._flow.world.fail(f"C9: {element} was taken from the blocked channel {self._channel}")
-        if isinstance(element, EndOfInput) and self._task._blocked:
-            reached("end of input during alignment")
-        if isinstance(element, Barrier) and element.checkpoint_id in self._worker.aborted:
-            reached("late barrier after an abort")
-        self._flow.read(self._channel, element, self._task.id)
+        self._watch.taken(element)
+        return element
+
+
+class WatchedSpill(SpillQueue):
+    """The queue of a feedback channel: without bound, so it uses its file early; and watched."""
+
+    watch: Watch
+
+    def append(self, element: Element) -> None:
+        super().append(element)
+        flow = self.watch.flow
+        if isinstance(element, Batch) and len(self) > flow.capacity:
+            flow.world.trace.reached("feedback beyond the capacity of a channel")
+        if self.spilled:
+            flow.world.trace.reached("feedback on disk")
+
+    def popleft(self) -> Element:
+        element = super().popleft()
+        self.watch.taken(element)
         return element
 
 
@@ -265,8 +307,17 @@ def watch(flow: Flow, tasks: Iterable[TaskRunner], worker: AbortsOf) -> None:
         for output in task.outputs:
             output.__class__ = WatchedOutput
         for channel in task.inputs.values():
-            channel.queue = WatchedQueue(flow, channel.id, task, worker)
+            channel.queue = _watched(channel.queue, Watch(flow, channel.id, task, worker))
         _watch_recordings(flow, task)
+
+
+def _watched(queue: deque[Element] | SpillQueue, watch: Watch) -> deque[Element] | SpillQueue:
+    if not isinstance(queue, SpillQueue):
+        return WatchedQueue(watch)
+    queue.__class__ = WatchedSpill
+    assert isinstance(queue, WatchedSpill)
+    queue.watch, queue._batches_max = watch, SPILL_BATCHES
+    return queue
 
 
 def _watch_recordings(flow: Flow, task: TaskRunner) -> None:

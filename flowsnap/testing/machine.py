@@ -11,6 +11,7 @@ from flowsnap.core.message import (
     AbortCheckpoint,
     CompleteCheckpoint,
     FromWorker,
+    LookRound,
     ToWorker,
     TriggerCheckpoint,
 )
@@ -269,5 +270,7 @@ class ManagerProcess(Process):
                     self.world.trace.reached("final checkpoint given up")
             case CompleteCheckpoint(checkpoint_id=checkpoint_id):
                 self.announced = checkpoint_id
+            case LookRound(number=number) if number > 1:
+                self.world.trace.reached("another round is made")
             case _:
                 pass

@@ -31,7 +31,7 @@ def prepared_output_that_is_not_in_the_snapshot(patch: Patch) -> None:
     patch.set(SinkCommits, "pending", lambda self: ())
 
 
-@mutant("C4")
+@mutant("C3", "C4")
 def notification_that_does_not_subsume(patch: Patch) -> None:
     """A notification commits its own checkpoint, and not older ones whose own was lost."""
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from itertools import count
 from typing import Any
 
 import msgspec
 
-from flowsnap.core import restore
+from flowsnap.core import restore, transit
 from flowsnap.core.aligner import Aligner
 from flowsnap.core.coordinator import CheckpointCoordinator
 from flowsnap.core.element import Barrier, EndOfInput
 from flowsnap.core.ids import AttemptId, CheckpointId
+from flowsnap.core.task import TaskState
 from flowsnap.runtime.input import InputChannel, SourceInput
-from flowsnap.runtime.job_manager import JobManager
+from flowsnap.runtime.output import OutputChannel
 from flowsnap.runtime.recovery import Recovery
 from flowsnap.runtime.task import TaskRunner
 from flowsnap.storage.job_store import JobStore
@@ -41,57 +43,87 @@ def end_of_input_that_is_not_aligned(patch: Patch) -> None:
 
     def consume(self: TaskRunner, now_ms: int) -> bool:
         for channel in self.inputs.values():
-            if channel.id in self._blocked and channel.queue:
-                if isinstance(channel.queue[0], EndOfInput):
-                    self._take(channel, channel.queue.popleft(), now_ms)
-                    return True
+            first = next(iter(channel.queue), None) if channel.id in self._blocked else None
+            if isinstance(first, EndOfInput):
+                self._take(channel, channel.queue.popleft(), now_ms)
+                return True
         return original(self, now_ms)
 
     patch.set(TaskRunner, "_consume", consume)
 
 
-@mutant("C1", "C2", "C3")
+@mutant("C1", "C2", "C3", "C4")
 def barrier_ahead_of_the_last_records(patch: Patch) -> None:
     """A barrier is sent while partial batches wait to be sent."""
     patch.set(TaskRunner, "_flush", lambda self: None)
 
 
-@mutant("C1", "C2", "C3")
+@mutant("C3", "C4")
 def barrier_ahead_of_the_snapshot(patch: Patch) -> None:
-    """A source sends its barrier, reads on, and only then says how far it has read."""
-    original = SourceInput.positions
+    """A source says how far it has read, and sends the last of it behind the barrier."""
+    original = TaskRunner.take_snapshot
 
-    def positions(self: SourceInput, checkpoint_id: CheckpointId) -> Any:
-        task = self.task  # type: ignore[attr-defined]
-        for output in task.outputs:
-            output.send(Barrier(checkpoint_id))
-        task._read(task._now_ms)
-        task._send_control = lambda element: (
-            None if isinstance(element, Barrier) else TaskRunner._send_control(task, element)
+    def take_snapshot(self: TaskRunner, cut: Any) -> None:
+        source, batch = self._source, None
+        if source is not None and self.state is TaskState.RUNNING:
+            batch = source.read(self._now_ms)
+        original(self, cut)
+        if batch is not None:
+            self._process(batch)
+
+    patch.set(TaskRunner, "take_snapshot", take_snapshot)
+
+
+@mutant("C2")
+def channel_state_without_what_waits(patch: Patch) -> None:
+    """An unaligned snapshot records what still comes in a channel, and not what waits there."""
+    original = InputChannel.record
+
+    def record(self: InputChannel, checkpoint_id: CheckpointId, recording: Any) -> None:
+        waiting = self.queue
+        self.queue = type("Nothing", (deque,), {})(
+            one for one in waiting if isinstance(one, Barrier)
         )
-        return original(self, checkpoint_id)
+        try:
+            original(self, checkpoint_id, recording)
+        finally:
+            self.queue = waiting
 
-    made = TaskRunner.__init__
-
-    def init(self: TaskRunner, *arguments: Any) -> None:
-        made(self, *arguments)
-        if self._source is not None:
-            self._source.task = self  # type: ignore[attr-defined]
-
-    patch.set(TaskRunner, "__init__", init)
-    patch.set(SourceInput, "positions", positions)
+    patch.set(InputChannel, "record", record)
 
 
-@mutant("C3", "C5")
+@mutant("C2")
+def channel_state_without_what_was_overtaken(patch: Patch) -> None:
+    """What a barrier overtakes at its sender is not recorded."""
+    patch.set(OutputChannel, "overtake", _overtake_in_silence(OutputChannel.overtake))
+
+
+def _overtake_in_silence(original: Any) -> Any:
+    def overtake(self: OutputChannel, barrier: Barrier) -> list[Any]:
+        original(self, barrier)
+        return []
+
+    return overtake
+
+
+@mutant("C3", "C4", "C5")
+def channel_state_that_is_not_restored(patch: Patch) -> None:
+    """What was in transit is in the checkpoint, and nobody processes it after the restart."""
+    patch.set(transit, "assign", lambda old, graph, task: ())
+
+
+@mutant("C3", "C5", "C12")
 def checkpoint_without_its_last_task(patch: Patch) -> None:
     """A checkpoint is complete when all tasks but one have acknowledged."""
     original = CheckpointCoordinator._acknowledge
 
     def acknowledge(self: Any, checkpoint_id: Any, snapshot: Any, now_ms: int) -> Any:
-        pending = self._pending
+        pending = self._pending.get(checkpoint_id)
         if pending is not None and len(pending.missing) == 2 and snapshot.task in pending.missing:
             (last,) = set(pending.missing) - {snapshot.task}
-            forged = msgspec.structs.replace(snapshot, task=last, splits=(), state=None, prepared=())
+            forged = msgspec.structs.replace(
+                snapshot, task=last, splits=(), state=None, prepared=()
+            )
             pending.missing.remove(last)
             pending.snapshots[last] = forged
         return original(self, checkpoint_id, snapshot, now_ms)
@@ -135,17 +167,6 @@ def attempt_that_is_not_durable(patch: Patch) -> None:
         return original(self)
 
     patch.set(JobStore, "begin_attempt", begin_attempt)
-
-
-@mutant("C0", "C3", "C6", "C7", "C12")
-def messages_of_any_attempt(patch: Patch) -> None:
-    """What a worker says of an older attempt is taken for the current one's."""
-    original = JobManager._take
-
-    def take(self: JobManager, worker: Any, message: Any) -> None:
-        original(self, worker, msgspec.structs.replace(message, attempt=self._attempt_id()))
-
-    patch.set(JobManager, "_take", take)
 
 
 @mutant("C6", "C12")

@@ -12,7 +12,6 @@ from flowsnap.state.memory import MemoryBackend
 from flowsnap.state.timers import TimerQueue
 from flowsnap.testing.mutants import Patch, mutant
 
-
 TIMED = ("tumbling", "session", "late", "timer", "interval")
 ASYNC = ("async", "async_any")
 

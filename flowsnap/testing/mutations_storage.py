@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from flowsnap.core import retention
-from flowsnap.core.registry import SharedFiles
-from flowsnap.errors import StorageError
-from flowsnap.runtime.recovery import Recovery
 from flowsnap.runtime.snapshot import Snapshotter
 from flowsnap.storage import job_store
 from flowsnap.storage.directory import DirectoryStore
@@ -101,43 +98,6 @@ def files_that_go_before_their_manifest(patch: Patch) -> None:
     )
 
 
-@mutant("C8", "C0", "C12")
-def files_of_a_checkpoint_that_may_be_aborted(patch: Patch) -> None:
-    """A file is listed again although the checkpoint that stored it is not complete."""
-    original = SharedFiles.used
-
-    def used(self: SharedFiles, checkpoint_id: Any, handles: Any) -> None:
-        original(self, checkpoint_id, handles)
-        self._committed = self._committed | self._used.get(checkpoint_id, {})
-
-    patch.set(SharedFiles, "used", used)
-    patch.set(JobStore, "_check_files", lambda self, manifest: None)
-
-
-@mutant("C3", "C4", "C5", "C0", "C12")
-def files_that_are_known_by_name(patch: Patch) -> None:
-    """A file is taken for the one that an older checkpoint stored, because its name is the same."""
-
-    def lookup(self: SharedFiles, name: str, sha256: str) -> Any:
-        return next((h for (own, _), h in self._committed.items() if own == name), None)
-
-    patch.set(SharedFiles, "lookup", lookup)
-
-
-@mutant("C4", "C6", "C8")
-def unknown_outcome_that_is_taken_for_a_failure(patch: Patch) -> None:
-    """When nobody knows whether the manifest is durable, the checkpoint is aborted."""
-    original = Recovery.write_manifest
-
-    def write_manifest(self: Recovery, manifest: Any) -> None:
-        try:
-            original(self, manifest)
-        except StorageError as error:
-            raise StorageError(str(error)) from error
-
-    patch.set(Recovery, "write_manifest", write_manifest)
-
-
 @mutant("C3", "C5")
 def state_that_is_read_after_the_barrier(patch: Patch) -> None:
     """The snapshot holds a reference to the state, which the next records change."""
@@ -146,7 +106,7 @@ def state_that_is_read_after_the_barrier(patch: Patch) -> None:
     freeze, step = SharedFilesBackend.freeze, SharedFilesPersist.step
 
     def keep_reference(self: Any) -> Any:
-        persist = freeze(self)
+        persist: Any = freeze(self)
         persist.late = self
         return persist
 

@@ -11,23 +11,25 @@ whose results and late records are the same bag together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
 Kind = Literal[
     "source", "map", "filter", "flat_map", "tag", "union", "rebalance", "chain", "count", "total",
-    "async", "async_any", "broadcast", "tumbling", "session", "late", "timer", "interval", "sink",
+    "async", "async_any", "broadcast", "loop", "mover", "nested", "tumbling",
+    "session", "late", "timer", "interval", "sink",
 ]  # fmt: skip
 STATELESS: tuple[Kind, ...] = ("map", "filter", "flat_map")
-ENDING_ORDER: frozenset[Kind] = frozenset(
-    ("count", "total", "rebalance", "async_any", "tumbling", "session", "late", "timer", "interval")
-)
-"""Behind these no order is promised."""
+LOOPS: tuple[Kind, ...] = ("loop", "mover", "nested")
+"""Records go round some times: plainly, by their keys, or in a keyed loop inside of a plain one."""
 ENDING_TIME: frozenset[Kind] = frozenset(
-    ("count", "total", "tumbling", "session", "late", "timer", "interval")
+    ("count", "total", "tumbling", "session", "late", "timer", "interval", *LOOPS)
 )
 """Behind these the reference knows no event times."""
+ENDING_ORDER: frozenset[Kind] = ENDING_TIME | {"rebalance", "async_any"}
+"""Behind these no order is promised."""
 DELAYING: frozenset[Kind] = frozenset(
     ("total", "async", "async_any", "tumbling", "session", "late", "timer", "interval")
 )
@@ -90,12 +92,13 @@ class PlanDrawing:
         """Add one piece of topology; a new kind of piece is one more line here."""
         if stream.is_timed and self._chance.random() < 0.6:
             return self._stateless(self._timed(stream))
-        pieces = (
-            (0.45, lambda: self._stateless(self._keyed(stream))),
-            (0.65, lambda: self._fan(stream)),
-            (0.75, lambda: self._shuffled(stream)),
-            (0.83, lambda: self._stateless(self._asynchronous(stream))),
-            (0.90, lambda: self._stateless(self._broadcast(stream))),
+        pieces: tuple[tuple[float, Callable[[], Node]], ...] = (
+            (0.36, lambda: self._stateless(self._keyed(stream))),
+            (0.52, lambda: self._fan(stream)),
+            (0.61, lambda: self._shuffled(stream)),
+            (0.69, lambda: self._stateless(self._asynchronous(stream))),
+            (0.76, lambda: self._stateless(self._broadcast(stream))),
+            (0.91, lambda: self._stateless(self._loop(stream))),
             (1.00, lambda: self._add("total", [stream], number=self._modulus(), is_own_width=True)),
         )
         draw = self._chance.random()
@@ -132,6 +135,10 @@ class PlanDrawing:
         """Records of one branch meet those of the other, which every subtask has."""
         records, rules = self._two_of(stream)
         return self._add("broadcast", [records, rules])
+
+    def _loop(self, stream: Node) -> Node:
+        kind = self._chance.choice(LOOPS)
+        return self._add(kind, [stream], number=self._modulus(), is_own_width=True)
 
     def _keyed(self, stream: Node, *, is_own_width: bool = True) -> Node:
         kind: Kind = "chain" if stream.is_ordered and self._chance.random() < 0.7 else "count"

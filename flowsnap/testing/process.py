@@ -75,6 +75,18 @@ class Process:
             self.run(self.step)
 
 
+class _Awaited(Future[Any]):
+    """A future; who asks for its result before it is there, waits until it is."""
+
+    def __init__(self, queue: UploadQueue) -> None:
+        super().__init__()
+        self._queue = queue
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._queue.finish(self)
+        return super().result(timeout=0)
+
+
 class UploadQueue(Executor):
     """The helper thread of a process: one job at a time, in order, each after a while."""
 
@@ -84,11 +96,16 @@ class UploadQueue(Executor):
         self._jobs: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
+        future = _Awaited(self)
         self._jobs.append((future, lambda: fn(*args, **kwargs)))
         if len(self._jobs) == 1:
             self._schedule()
         return future
+
+    def finish(self, future: Future[Any]) -> None:
+        """Carry out everything up to a job, because the process waits for it."""
+        while self._jobs and not future.done():
+            self._carry_out()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Carry the job at hand out, or it had not begun; forget the others."""

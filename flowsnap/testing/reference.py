@@ -51,6 +51,27 @@ def paired(left: int, right: int) -> int:
     return (left * 31 + right) % 1_000_003
 
 
+def spins(number: int) -> int:
+    """Return how many times a record goes round, one after the other."""
+    return 1 + number % 3
+
+
+def laps(node: Node, number: int) -> int:
+    """Return how many times it comes back to the outer loop."""
+    return number % 3 if node.kind == "nested" else 0
+
+
+def trail(number: int, left: int, laps_left: int) -> tuple[list[int], int]:
+    """Return the numbers that a record in a loop still has at its hops, and that it leaves with."""
+    passed = []
+    while left or laps_left:
+        if not left:
+            left, laps_left = spins(number), laps_left - 1
+        passed.append(number)
+        number, left = mapped(("", number, 0))[1], left - 1
+    return passed, number
+
+
 def evaluate(
     nodes: Sequence[Node], inputs: Mapping[str, Mapping[str, Sequence[Item]]], *, is_ended: bool
 ) -> list[Streams]:
@@ -79,6 +100,15 @@ def bag(stream: Streams) -> Counter[Record]:
 def counted(node: Node, streams: Sequence[Streams]) -> Counter[int]:
     """Return how many records of each key a counting node has been given."""
     return Counter(number % node.number for number, _ in _items(streams[node.inputs[0]]))
+
+
+def passed(node: Node, streams: Sequence[Streams]) -> Counter[int]:
+    """Return how many hops each key of a loop sees, until all of its records have left."""
+    trails = (
+        trail(number, spins(number), laps(node, number))[0]
+        for number, _ in _items(streams[node.inputs[0]])
+    )
+    return Counter(number % node.number for one in trails for number in one)
 
 
 Step = Callable[[Node, list[Streams]], Streams]
@@ -137,6 +167,15 @@ def _count(node: Node, above: list[Streams]) -> Streams:
     counts = Counter(number % node.number for number, _ in _items(above[0]))
     every = [(key * 1000 + n, 0) for key, count in counts.items() for n in range(1, count + 1)]
     return {node.name: every}
+
+
+def _looped(node: Node, above: list[Streams]) -> Streams:
+    return {
+        origin: [
+            (trail(number, spins(number), laps(node, number))[1], at_ms) for number, at_ms in items
+        ]
+        for origin, items in above[0].items()
+    }
 
 
 def _total(node: Node, above: list[Streams]) -> Streams:
@@ -201,6 +240,9 @@ _STEPS: dict[str, Step] = {
     "broadcast": _broadcast,
     "count": _count,
     "total": _total,
+    "loop": _looped,
+    "mover": _looped,
+    "nested": _looped,
     "tumbling": _slots,
     "timer": _slots,
     "late": _late,

@@ -28,6 +28,8 @@ def wait_for(cluster: Cluster) -> str:
             f"  attempt {attempt.id}: pending {attempt.coordinator.pending}, "
             f"commits missing {attempt.commits.missing}"
         )
+        if attempt.loops._detector is not None:
+            lines.append(f"  {attempt.loops._detector.describe()}")
     if isinstance(process.launcher, InlineLauncher):
         if process.launcher.worker is not None:
             lines += _worker(process.launcher.worker)

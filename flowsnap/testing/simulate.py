@@ -26,6 +26,8 @@ from flowsnap.testing.trouble import Fault
 
 SEEDS_FOR_ALL_SITUATIONS = 1_500
 REPEATED_EVERY = 100
+RECORDS_TRIED = (1, 2, 4, 8)
+"""How many records of each split a failing job is left with, to see whether it still fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +42,21 @@ class Outcome:
     effects: int
     situations: Counter[str]
     lines: tuple[str, ...] = ()
+    records_max: int | None = None
 
 
 def run_seed(
-    seed: int, faults: Sequence[Fault] | None = None, *, with_trace: bool = False
+    seed: int,
+    faults: Sequence[Fault] | None = None,
+    *,
+    records_max: int | None = None,
+    with_trace: bool = False,
 ) -> Outcome:
-    """Run one world, with its own faults or with those given."""
-    cluster = Cluster(seed, faults)
+    """Run one world, with its own faults or with those given.
+
+    ``records_max``: of each split only the first so many records are there.
+    """
+    cluster = Cluster(seed, faults, records_max=records_max)
     world = cluster.world
     with _quiet():
         try:
@@ -62,11 +72,12 @@ def run_seed(
         world.effects,
         world.trace.situations,
         tuple(world.trace.lines()) if with_trace else (),
+        records_max,
     )
 
 
 def minimise(outcome: Outcome) -> Outcome:
-    """Drop every fault that a failure does not need, one after the other."""
+    """Drop every fault that a failure does not need, one after the other, and then records."""
     best, needed = outcome, list(outcome.faults)
     for fault in outcome.faults:
         fewer = needed.copy()
@@ -74,13 +85,21 @@ def minimise(outcome: Outcome) -> Outcome:
         without = run_seed(outcome.seed, fewer)
         if without.violation:
             best, needed = without, fewer
+    for records_max in RECORDS_TRIED:
+        shorter = run_seed(outcome.seed, needed, records_max=records_max)
+        if shorter.violation:
+            return shorter
     return best
 
 
 def command(outcome: Outcome) -> str:
     """Return the command that replays an outcome."""
     faults = msgspec.json.encode(outcome.faults).decode()
-    return f"python -m flowsnap.testing.simulate --seed {outcome.seed} --trace --faults '{faults}'"
+    records = "" if outcome.records_max is None else f" --records {outcome.records_max}"
+    return (
+        f"python -m flowsnap.testing.simulate --seed {outcome.seed} --trace{records} "
+        f"--faults '{faults}'"
+    )
 
 
 @dataclass(slots=True)
@@ -155,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flowsnap.testing.simulate")
     parser.add_argument("--seed", type=int, help="replay one seed")
     parser.add_argument("--faults", help="its faults, as JSON, instead of its own")
+    parser.add_argument("--records", type=int, help="how many records of each split there are")
     parser.add_argument("--trace", action="store_true", help="print all that happens")
     parser.add_argument("--seeds", type=int, default=500, help="how many seeds to run")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
@@ -169,7 +189,7 @@ def _replay(options: argparse.Namespace) -> int:
     faults = None
     if options.faults:
         faults = msgspec.json.decode(options.faults, type=list[Fault])
-    outcome = run_seed(options.seed, faults, with_trace=options.trace)
+    outcome = run_seed(options.seed, faults, records_max=options.records, with_trace=options.trace)
     for line in outcome.lines:
         print(line)
     print(f"seed {outcome.seed}: {outcome.violation or 'every property held'}")

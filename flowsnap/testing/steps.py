@@ -116,6 +116,27 @@ class Chained(KeyedProcess[Record, Record]):
         yield f"{origin}|{context.key}", hashed, at_ms
 
 
+Token = tuple[str, int, int, int, int]
+"""A record in a loop: (origin, number, at_ms, hops left, laps left)."""
+
+
+def hop(token: Token) -> Token:
+    """Return what becomes of a record that goes round once."""
+    origin, number, at_ms, left, laps_left = token
+    return origin, reference.mapped((origin, number, at_ms))[1], at_ms, left - 1, laps_left
+
+
+class Mover(KeyedProcess[Token, Token]):
+    """Counts the hops of each key, and sends the record on, to another one."""
+
+    def open(self, context: ProcessContext) -> None:
+        self._hops = context.value_state("hops", int)
+
+    def process(self, value: Token, context: ProcessContext) -> Iterator[Token]:
+        self._hops.update(self._hops.value() + 1)
+        yield hop(value)
+
+
 class SlotTimers(KeyedProcess[Record, Record]):
     """For each key, how many records each slot of event time had, told by a timer at its end."""
 
@@ -138,7 +159,7 @@ class SlotTimers(KeyedProcess[Record, Record]):
 
 
 class Rules(BroadcastProcess[Record, Record, Record]):
-    """Records pass; of each rule the first subtask tells what all of its origin so far amount to."""
+    """Records pass; the first subtask tells of each rule what its origin amounts to so far."""
 
     def __init__(self, name: str, *, is_ordered: bool) -> None:
         self.name = name

@@ -77,6 +77,8 @@ class Striking:
     def look_at_death(self, process: Process) -> None:
         """Count the situation that a process died in."""
         reached = self._world.trace.reached
+        if self._is_loop_draining():
+            reached("crash while a loop drains")
         if isinstance(process, WorkerProcess):
             self._look_at_worker(process)
             return
@@ -98,6 +100,13 @@ class Striking:
             return
         if checker.durable[newest].attempt == attempt.id:
             reached("crash before sinks are told")
+
+    def _is_loop_draining(self) -> bool:
+        process = self._cluster.manager
+        manager = None if process is None else process.manager
+        attempt = None if manager is None else manager._attempt
+        loops = None if attempt is None else attempt.loops._detector
+        return loops is not None and loops.number > 0 and not loops._is_over
 
     def _look_at_worker(self, process: WorkerProcess) -> None:
         self._world.trace.reached("worker killed")

@@ -30,9 +30,12 @@ WAITS_MS = (10, 50, 80)
 
 
 class Workload:
-    """One job: its plan, its input, and the functions to build and to check it."""
+    """One job: its plan, its input, and the functions to build and to check it.
 
-    def __init__(self, topology: Random, chance: Random) -> None:
+    ``records_max`` cuts every split off behind so many records; the rest stays as it was.
+    """
+
+    def __init__(self, topology: Random, chance: Random, records_max: int | None = None) -> None:
         plan = PlanDrawing(topology)
         self.nodes = plan.nodes
         self.sinks = [node for node in self.nodes if node.kind == "sink"]
@@ -43,6 +46,9 @@ class Workload:
         self.inputs = {
             node.name: _input(node, chance) for node in self.nodes if node.kind == "source"
         }
+        for splits in self.inputs.values():
+            for items in splits.values():
+                del items[len(items) if records_max is None else records_max :]
         self._pace = _pace(chance)
         self._layouts = topology.getrandbits(32)
 
@@ -80,9 +86,7 @@ class Workload:
         ``is_ended``: as if that were all there is. Otherwise only for prompt nodes.
         """
         read = {
-            source: {
-                split: items[: positions[source][split]] for split, items in splits.items()
-            }
+            source: {split: items[: positions[source][split]] for split, items in splits.items()}
             for source, splits in self.inputs.items()
         }
         return reference.evaluate(self.nodes, read, is_ended=is_ended)

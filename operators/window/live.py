@@ -61,7 +61,7 @@ class LiveWindows:
             return None
         for at in range(0, len(row), _FIELDS):
             if row[at] == window[0] and row[at + 1] == window[1]:
-                return Live(Window(*window), row[at + _ID])
+                return Live(window, row[at + _ID])
         return None
 
     def add(self, key: Any, window: Window) -> Live:
@@ -89,11 +89,12 @@ class LiveWindows:
         self._contents.remove(live.id)
         if self._has_memory:
             self._remembered.remove(live.id)
-        if len(self._row(key)) == _FIELDS:
+        row = self._row(key)
+        if len(row) == _FIELDS:
             self._table.delete(key)
             return
-        row = [field for other in self.of(key) if other.id != live.id for field in _fields(other)]
-        self._table.put(key, tuple(row))
+        at = _FIELDS * row[_ID::_FIELDS].index(live.id)
+        self._table.put(key, row[:at] + row[at + _FIELDS :])
 
     def contents(self, live: Live) -> Any:
         """Return what a window holds, or ``MISSING``."""

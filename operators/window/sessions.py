@@ -157,12 +157,17 @@ class SessionWindows(ScheduledWindows):
         last_ms, watermark_ms = span[1] - 1, self._context.watermark_ms
         if last_ms + self.lateness_ms <= watermark_ms:
             return False
-        self._table.young[key] = self._joined([*self._sessions(others), span]) if others else span
+        if not others or others[1 - self._width] < span[0]:
+            self._table.young[key] = others + span
+        else:
+            self._table.young[key] = self._joined([*self._sessions(others), span])
         self._wake_ups.plan(key, self._next_ms(last_ms, watermark_ms))
         self._fire_late(key, span)
         return True
 
     def _add_among(self, key: Any, row: Row, span: Row) -> bool:
+        if row[1 - self._width] < span[0]:
+            return self._add_new(key, row, span)  # The usual case: behind all the others.
         sessions = self._sessions(row)
         touching = [one for one in sessions if one[0] <= span[1] and span[0] <= one[1]]
         if not touching:
@@ -197,9 +202,8 @@ class SessionWindows(ScheduledWindows):
     def _wake(self, key: Any, at_ms: int) -> None:
         """Do what is due for a key at one instant, and plan the next."""
         row = self._row(key)
-        if len(row) == self._width and not self.lateness_ms and row[1] - 1 == at_ms:
-            self._fired.append((key, row))  # The usual case, at half the price.
-            self._table.delete(key)
+        if not self.lateness_ms:
+            self._wake_first(key, row, at_ms)
             return
         kept = []
         for session in self._sessions(row):
@@ -213,6 +217,20 @@ class SessionWindows(ScheduledWindows):
             self._table.delete(key)
         elif len(kept) * self._width < len(row):
             self._table.put(key, self._joined(kept))
+
+    def _wake_first(self, key: Any, row: Row, at_ms: int) -> None:
+        """Do the same without lateness: sessions end in their order, so it is about the first."""
+        last_ms = row[1] - 1
+        if last_ms > at_ms:
+            self._wake_ups.plan(key, last_ms)
+            return
+        width = self._width
+        self._fired.append((key, row[:width]))
+        if len(row) == width:
+            self._table.delete(key)
+            return
+        self._table.put(key, row[width:])
+        self._wake_ups.plan(key, row[width + 1] - 1)
 
     def _next_ms(self, last_ms: int, passed_ms: int) -> int:
         """Return what is due next for a session: to come out, or to be forgotten."""

@@ -15,6 +15,7 @@ from tests.integration.jobs import QUICK, Held, same
 
 COUNT = 2_000
 TWICE = Restart(strategy="fixed", delay_ms=1, attempts_max=2)
+OFTEN = Restart(strategy="fixed", delay_ms=1, attempts_max=20)
 NEVER_AGAIN = Restart(strategy="none")
 
 

@@ -100,7 +100,8 @@ def descendants(pid: int) -> list[int]:
 
 def orphans(mark: str) -> list[int]:
     """Return the processes that have ``mark`` in their environment, other than this one."""
-    command = ["ps", "axeww", "-o", "pid=,stat=,command="]
+    with_environment = "-axEww" if sys.platform == "darwin" else "axeww"
+    command = ["ps", with_environment, "-o", "pid=,stat=,command="]
     bare = {"PATH": os.environ["PATH"]}  # or it would list itself
     listed = subprocess.run(command, env=bare, capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines() if f" {mark}" in f"{line} "]

@@ -20,6 +20,7 @@ IN_JOB_MANAGER = sorted(name for name in POINTS if name.startswith(("jm.", "gc."
 IN_WORKER = sorted(POINTS - set(IN_JOB_MANAGER))
 ON_RESTORE_ONLY = {"rs.files_verified", "rs.state_opened", "rs.manifest_read", "rs.recommitted"}
 DURING_SUBMISSION = {"rs.attempt_persisted", "rs.manifest_read"}  # these pass in the job manager
+UNALIGNED = ("--set", "checkpoint_alignment=unaligned")
 FAST_WORKER = ["sink.prepared"]
 FAST_JOB_MANAGER = ["jm.manifest_renamed"]
 
@@ -121,7 +122,8 @@ def test_a_job_manager_that_dies_at_a_protocol_step_loses_nothing(
 def test_a_worker_may_die_at_any_protocol_step(
     tmp_path: Path, point: str, hit: int, record_property: Told
 ) -> None:
-    run = Run(tmp_path, "--workers", "2", failpoints=f"{point}=kill@{hit},worker=0")
+    mode = UNALIGNED if point.startswith("uc.") else ()
+    run = Run(tmp_path, "--workers", "2", *mode, failpoints=f"{point}=kill@{hit},worker=0")
 
     text = finish(run)
 

@@ -7,14 +7,14 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import permutations
 from pathlib import Path
 
 import pytest
 
-from flowsnap.errors import FlowsnapError
+from flowsnap.errors import CheckpointError
 from flowsnap.runtime.job import JobHandle
 from tests.acceptance.digits import assert_exactly_once, digits
 from tests.acceptance.processes import WAIT_S, Run, descendants, flat, is_gone, until
@@ -23,7 +23,7 @@ from tests.integration.jobs import NEVER, QUICK, checkpoints
 
 pytestmark = pytest.mark.slow
 Told = Callable[[str, object], None]
-STOP_S = 10.0
+STOP_S = 20.0  # ten of our own, and as many on a busy machine
 SLOW = ("--workers", "2", "--arg", "rate=2000")
 
 
@@ -163,16 +163,16 @@ def test_stop_cancel_and_a_death_in_any_order_end_a_job_once(
 
     for name in order:
         act(handle, name)
-    try:
-        end = handle.wait(WAIT_S).state
-    except FlowsnapError as error:
-        end = type(error).__name__
+    with suppress(CheckpointError):  # which tells of a stop that something else overtook
+        handle.wait(WAIT_S)
+    end = handle.status().state
     before = checkpoints(state)
     again, sink = digits(state)
     result = again.run(workers=2, state_dir=state, quiet=True, **QUICK)
 
     record_property("orders", 1)
-    assert Counter([end]).keys() <= {"stopped", "cancelled"}
+    assert handle.is_done
+    assert end in {"stopped", "cancelled"}
     assert result.restored_from == before[-1]
     assert_exactly_once(sink)
 

@@ -16,8 +16,12 @@ from tests.acceptance.rest import finish, rerun_until_done
 pytestmark = pytest.mark.slow
 Told = Callable[[str, object], None]
 REFUSED = r"is refused: attempt 2 has begun|checkpoint \d+ has been begun before"
+UNFINISHED = (  # long enough for the zombie to have more to do when it wakes
+    *("--workers", "2", "--arg", "rate=4000"),
+    *("--set", "restart=none", "--set", "checkpoints_retained=1"),
+)
 QUICK_TO_NOTICE = (
-    *("--set", "heartbeat_interval=100ms", "--set", "heartbeat_timeout=1s"),
+    *("--set", "heartbeat_interval=100ms", "--set", "heartbeat_timeout=2s"),
     *("--set", "restart=fixed"),
 )
 
@@ -34,7 +38,7 @@ def test_a_worker_that_stops_is_given_up_and_cannot_come_back(
     until(lambda: is_gone(stopped), "the job manager to give it up")
 
     record_property("zombies", 1)
-    assert "silent for 1000 ms" in finish(run)
+    assert "silent for 2000 ms" in finish(run)
 
 
 def stop_all(run: Run, is_worker: bool) -> list[int]:
@@ -62,9 +66,9 @@ def test_a_job_that_was_stopped_and_replaced_is_fenced_off_when_it_comes_back(
     tmp_path: Path, point: str, record_property: Told
 ) -> None:
     is_worker = not point.startswith("jm.")
-    hit = 1 if point == "jm.subsumed_deleted" else 3
+    hit = 1 if point == "jm.subsumed_deleted" else 2
     where = f"{point}=stop@{hit}" + (",worker=1" if is_worker else "")
-    old = Run(tmp_path, "--workers", "2", "--set", "restart=none", failpoints=where)
+    old = Run(tmp_path, *UNFINISHED, failpoints=where)
     zombies = stop_all(old, is_worker)
     # The lock of a process that lives cannot be had; so take it away, as a careless hand might.
     (old.state / "per-user" / "lock").unlink()

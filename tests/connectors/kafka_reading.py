@@ -7,11 +7,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from flowsnap.connectors.kafka import KafkaSource
+from flowsnap.connectors.kafka import Json, KafkaSource
 from flowsnap.core.operator import Split, SplitReader
 from flowsnap.serialize import dump, load
+from tests.servers.kafka.broker import broker
 
 PATIENCE_S = 30
+
+
+def numbers(*values: int) -> list[bytes | None]:
+    return [b"%d" % value for value in values]
+
+
+def source(topic: str, **settings: Any) -> KafkaSource:
+    return KafkaSource(broker().servers, topic, format=Json(int), **settings)
 
 
 def task_copy(source: KafkaSource) -> KafkaSource:

@@ -23,7 +23,7 @@ from flowsnap.core.ids import CheckpointId, OperatorId
 from flowsnap.core.operator import Submission
 from flowsnap.errors import ConfigError, OperatorError, OutputRefused, StoreUnavailable
 from tests.contract.sinks import Job, through_manifest
-from tests.servers.kafka import broker
+from tests.servers.kafka.broker import broker
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ def test_nothing_shows_before_its_checkpoint_is_complete(topic: str, job: Job) -
 
     job.commit(sink, committable)
 
-    assert [json.loads(message.value()) for message in broker().read(topic)] == [1, 2]
+    assert values_in(topic) == [1, 2]
 
 
 def test_message_says_key_headers_timestamp_partition_and_topic(
@@ -193,6 +193,24 @@ def test_what_a_dead_attempt_left_open_is_ended_by_the_next_and_readers_go_on(
 
     job.open(0).recover([])
 
+    assert values_in(topic) == [6]
+
+
+def test_what_a_former_life_left_open_is_ended_by_a_fresh_start(topic: str, job: Job) -> None:
+    job.open(0).recover([])
+    id_ = f"{topic}-{job.runs[0]}-out-0"
+    dead = Producer({"bootstrap.servers": broker().servers, "transactional.id": id_})
+    dead.init_transactions(30)
+    dead.begin_transaction()
+    dead.produce(topic, b"-5", partition=0)
+    dead.flush(30)
+    broker().write(topic, [b"6"], partition=0)
+
+    job.submit()
+    job.attempt = 2
+    job.open(0).recover([])
+
+    assert len(job.runs) == 2
     assert values_in(topic) == [6]
 
 

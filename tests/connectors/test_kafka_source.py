@@ -8,33 +8,32 @@ from typing import Any
 import pytest
 
 pytest.importorskip("confluent_kafka", reason="pip install 'flowsnap[kafka]'")
+pytest.importorskip("fastavro", reason="pip install 'flowsnap[avro]'")
+
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from flowsnap.connectors import kafka_consumer
-from flowsnap.connectors.kafka import Json, KafkaRecord, KafkaSource
-from flowsnap.connectors.kafka_client import ClientSettings
-from flowsnap.connectors.kafka_topics import PartitionWatch
-from flowsnap.core.event_time import EventTime
-from flowsnap.core.ids import OperatorId
-from flowsnap.core.manifest import SplitPosition
-from flowsnap.errors import ConfigError, DataLost, MalformedInput, StoreUnavailable
-from flowsnap.operators.watermarks import bounded, monotonous
-from flowsnap.runtime.input import SourceInput
-from tests.connectors.kafka_reading import gather, opened, read_each, rest, task_copy
-from tests.servers.kafka import broker
+from flowsnap.connectors.kafka import KafkaRecord, KafkaSink, KafkaSource
+from flowsnap.connectors.kafka_avro import Avro
+from flowsnap.core.element import Batch
+from flowsnap.core.ids import CheckpointId
+from flowsnap.core.operator import SplitReader
+from flowsnap.errors import ConfigError, MalformedInput
+from tests.acceptance.processes import until
+from tests.connectors.kafka_reading import (
+    gather,
+    numbers,
+    opened,
+    rest,
+    source,
+)
+from tests.contract.sinks import Job
+from tests.servers.kafka.broker import broker
+from tests.servers.schema_registry import Schemas, serving
 
 pytestmark = pytest.mark.slow
-
-AWAY = "127.0.0.1:1"
-
-
-def numbers(*values: int) -> list[bytes | None]:
-    return [b"%d" % value for value in values]
-
-
-def source(topic: str, **settings: Any) -> KafkaSource:
-    return KafkaSource(broker().servers, topic, format=Json(int), **settings)
 
 
 # --- where it begins and ends
@@ -97,24 +96,21 @@ def test_group_is_told_the_positions_of_checkpoints_and_can_be_begun_from() -> N
     reading = source(topic, group=f"group-of-{topic}")
     with opened(reading, reading.splits(1)) as readers:
         gather(readers, 3)
-        readers[0].committed({"0": 2})
-        settled(reading, topic, 2)
+        until(lambda: told(readers[0], reading, topic) == 2, "the group to be told")
 
     later = source(topic, group=f"group-of-{topic}", start="committed", until="latest")
 
     assert [rest(later, split) for split in later.splits(1)] == [[3]]
 
 
-def settled(reading: KafkaSource, topic: str, offset: int) -> None:
-    """Wait until the group has been told."""
+def told(reader: SplitReader, reading: KafkaSource, topic: str) -> int:
+    """Tell the group, as each checkpoint does anew, and return what it has heard."""
+    reader.committed({"0": 2})
     config = {"bootstrap.servers": broker().servers, "group.id": reading.group}
-    consumer = Consumer(config)
-    for _ in range(1000):
+    with closing(Consumer(config)) as consumer:
         (found,) = consumer.committed([TopicPartition(topic, 0)], timeout=10)
-        if found.offset == offset:
-            break
-    consumer.close()
-    assert found.offset == offset
+    offset: int = found.offset
+    return offset
 
 
 def test_group_that_has_committed_nothing_cannot_be_begun_from() -> None:
@@ -178,262 +174,6 @@ def test_open_transaction_holds_what_is_behind_it_back_until_it_is_committed() -
         assert gather(readers, 2) == [2, 3]
 
 
-# --- partitions
-
-
-def test_new_partitions_are_found_and_their_positions_are_in_the_snapshot() -> None:
-    topic = broker().topic(2)
-    broker().write(topic, numbers(1), 0)
-    reading = source(topic, discover_every="50ms")
-    splits = reading.splits(2)
-    with opened(reading, splits) as readers:
-        gather(readers, 1)
-        broker().grow(topic, 5)
-        for partition in (2, 3, 4):
-            broker().write(topic, numbers(partition, 10 + partition), partition)
-
-        assert sorted(gather(readers, 6)) == [2, 3, 4, 12, 13, 14]
-        positions = [reader.position() for reader in readers]
-
-    assert positions == [{"0": 1, "2": 2, "4": 2}, {"1": 0, "3": 2}]
-    broker().write(topic, numbers(99), 4)
-    with opened(reading, splits, positions) as readers:
-        assert gather(readers, 1) == [99]
-
-
-def test_partition_that_no_checkpoint_knows_of_is_found_again_and_read_from_its_beginning() -> None:
-    topic = broker().topic(1)
-    reading = source(topic, discover_every="50ms")
-    splits = reading.splits(1)
-    before = {"0": 0}
-    broker().grow(topic, 2)
-    broker().write(topic, numbers(1, 2), 1)
-    with opened(reading, splits, [before]) as readers:
-        assert gather(readers, 2) == [1, 2]
-
-    with opened(reading, splits, [before]) as readers:  # It failed before the next checkpoint.
-        assert gather(readers, 2) == [1, 2]
-        assert readers[0].position() == {"0": 0, "1": 2}
-
-
-def test_partitions_of_one_split_come_in_the_order_of_their_timestamps() -> None:
-    topic = broker().topic(2)
-    producer = Producer({"bootstrap.servers": broker().servers})
-    for at in range(20):
-        partition = 0 if at < 5 or at % 2 else 1
-        producer.produce(topic, b"%d" % at, partition=partition, timestamp=1_000_000 + at)
-    assert producer.flush(30) == 0
-    reading = source(topic)
-    split = reading.splits(1)[0]
-    joined = type(split)(split.id, {**split.payload, "of": 1})
-    with opened(reading, [joined], [{"0": 0, "1": 0}]) as (reader,):
-        while not all(one.queue for one in reader._partitions):  # type: ignore[attr-defined]
-            for one in reader._partitions:  # type: ignore[attr-defined]
-                reader._consumer.fetch(one, 100)  # type: ignore[attr-defined]
-
-        assert gather([reader], 20) == list(range(20))
-
-
-def test_several_topics_are_read_by_one_subtask() -> None:
-    topics = [broker().topic(2), broker().topic(1)]
-    broker().write(topics[0], numbers(1), 1)
-    broker().write(topics[1], numbers(2), 0)
-    reading = KafkaSource(broker().servers, topics, format="json", metadata=True)
-    with opened(reading, reading.splits(1)) as readers:
-        found = gather(readers, 2)
-
-    assert {(one.topic, one.partition, one.value) for one in found} == {
-        (topics[0], 1, 1),
-        (topics[1], 0, 2),
-    }
-
-
-def test_partition_that_nobody_reads_is_taken_back_and_read_on_without_loss(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(kafka_consumer, "QUEUE_RECORDS_MAX", 50)
-    topic = broker().topic(2)
-    broker().write(topic, numbers(*range(1000)), 0)
-    reading = source(topic)
-    with opened(reading, reading.splits(1)) as (held, other):
-        for _ in range(100):
-            read_each([other], 10)
-        broker().write(topic, numbers(-1), 1)
-
-        assert gather([other], 1, 10) == [-1]  # The one that is held back is in nobody's way.
-        (waiting,) = held._partitions  # type: ignore[attr-defined]
-        assert 50 < waiting.queued < 200
-        assert not waiting.is_assigned
-        assert gather([held], 1000, 10) == list(range(1000))
-
-
-def restored(splits: Any) -> list[SplitPosition]:
-    return [
-        SplitPosition(split.id, split.payload, split.size, None, False, None) for split in splits
-    ]
-
-
-def timed(reading: KafkaSource, settings: EventTime) -> SourceInput:
-    reading.event_time = settings
-    copy = task_copy(reading)
-    return SourceInput(copy, OperatorId("kafka"), 0, restored(reading.splits(1)), 100)
-
-
-def read_all(input: SourceInput) -> list[Any]:
-    found: list[Any] = []
-    while not input.is_exhausted:
-        batch = input.read(0)
-        found += [] if batch is None else zip(batch.values, batch.timestamps or [], strict=True)
-    input.close()
-    return found
-
-
-def test_watermark_is_the_least_of_the_partitions() -> None:
-    topic = broker().topic(2)
-    broker().write(topic, numbers(5000, 6000), 0)
-    broker().write(topic, numbers(10), 1)
-    input = timed(source(topic), monotonous(timestamp=abs))
-    time = input.time
-    assert time is not None
-
-    while input.records_read < 3:
-        assert time.merger.current < 10
-        input.read(0)
-
-    assert (time.mark(0), time.mark(1)) == (5999, 9)
-    assert time.merger.current == 9
-    input.close()
-
-
-def test_timestamps_of_kafka_are_the_event_times_where_nothing_else_is_said() -> None:
-    topic = broker().topic()
-    producer = Producer({"bootstrap.servers": broker().servers})
-    producer.produce(topic, b"1", timestamp=1_700_000_000_123)
-    assert producer.flush(30) == 0
-
-    assert read_all(timed(source(topic, until="latest"), bounded("1s"))) == [(1, 1_700_000_000_123)]
-
-
-# --- what may be missing
-
-
-def test_records_that_were_deleted_before_they_were_read_are_an_error() -> None:
-    topic = broker().topic()
-    broker().write(topic, numbers(*range(10)))
-    reading = source(topic)
-    splits = reading.splits(1)
-    broker().forget(topic, 0, 7)
-
-    wanted = rf"{topic}\[0\] was to be read on at offset 5"
-    with (
-        opened(reading, splits, [{"0": 5}]) as readers,
-        pytest.raises(DataLost, match=wanted) as lost,
-    ):
-        gather(readers, 1)
-
-    assert not lost.value.restartable
-    assert 'on_data_loss="earliest"' in lost.value.__notes__[0]
-
-
-def test_topic_that_was_made_anew_is_an_error() -> None:
-    topic = broker().topic()
-    broker().write(topic, numbers(1))
-    reading = source(topic)
-    splits = reading.splits(1)
-    with (
-        opened(reading, splits, [{"0": 50}]) as readers,
-        pytest.raises(DataLost, match="offset 50"),
-    ):
-        gather(readers, 1)
-
-
-@pytest.mark.parametrize(("choice", "left"), [("earliest", [7, 8, 9, 10]), ("latest", [10])])
-def test_what_is_left_is_read_where_this_was_chosen_and_the_loss_is_logged(
-    choice: str, left: list[int], caplog: pytest.LogCaptureFixture
-) -> None:
-    topic = broker().topic()
-    broker().write(topic, numbers(*range(10)))
-    reading = source(topic, on_data_loss=choice)
-    splits = reading.splits(1)
-    broker().forget(topic, 0, 7)
-    with opened(reading, splits, [{"0": 5}]) as readers:
-        while "DATA LOSS" not in caplog.text:
-            assert read_each(readers) == []
-        if choice == "latest":
-            reached_end(readers[0])
-        broker().write(topic, numbers(10))
-
-        assert gather(readers, len(left)) == left
-
-
-def reached_end(reader: Any) -> None:
-    """Read until the reader knows where its partition ends."""
-    (partition,) = reader._partitions
-    while partition.end_offset != 10:
-        assert reader.read(10).values == []
-
-
-def test_what_was_deleted_before_a_job_began_at_the_earliest_is_not_lost() -> None:
-    topic = broker().topic()
-    broker().write(topic, numbers(*range(10)))
-    reading = source(topic)
-    splits = reading.splits(1)
-    broker().forget(topic, 0, 7)
-
-    with opened(reading, splits) as readers:
-        assert gather(readers, 3) == [7, 8, 9]
-
-
-def test_topic_that_is_gone_at_a_restore_is_an_error_and_not_an_end() -> None:
-    topic = broker().topic()
-    broker().write(topic, numbers(1, 2))
-    reading = source(topic)
-    splits = reading.splits(1)
-    broker().remove(topic)
-
-    gone = pytest.raises(StoreUnavailable, match="is not there any more")
-    with opened(reading, splits, [{"0": 1}]) as readers, gone:
-        gather(readers, 1)
-
-
-def test_topic_that_does_not_exist_is_found_at_submission() -> None:
-    with pytest.raises(ConfigError, match="asking for topic 'no-such-topic'"):
-        source("no-such-topic").splits(1)
-
-
-def test_broker_that_does_not_answer_is_found_at_submission(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("flowsnap.connectors.kafka_topics.REQUEST_S", 0.3)
-
-    with pytest.raises(ConfigError, match=f"at {AWAY} failed"):
-        KafkaSource(AWAY, "orders").splits(1)
-
-
-def test_broker_that_is_away_for_too_long_fails_the_attempt(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("flowsnap.connectors.kafka_topics.REQUEST_S", 0.1)
-    ticks = iter(range(100_000))
-    watch = PartitionWatch(
-        ClientSettings(AWAY, {}, {}),
-        ["orders"],
-        interval_ms=1,
-        patience_ms=3_000,
-        clock=lambda: next(ticks) / 1000,
-    )
-
-    with pytest.raises(StoreUnavailable, match=f"no Kafka broker at {AWAY} has answered") as away:
-        look_on(watch)
-
-    assert away.value.restartable
-
-
-def look_on(watch: PartitionWatch) -> None:
-    for _ in range(100_000):
-        watch.look()
-
-
 # --- records
 
 
@@ -474,9 +214,27 @@ def test_value_that_is_not_of_its_format_ends_the_job_with_its_place() -> None:
     assert not wrong.value.restartable
 
 
-def test_checkpoint_of_other_topics_is_refused() -> None:
-    topic = broker().topic()
-    splits = source(topic).splits(1)
+def test_avro_values_and_keys_go_through_kafka_with_a_registry(tmp_path: Path) -> None:
+    topic, schemas = broker().topic(), Schemas()
+    fields = [{"name": "id", "type": "long"}, {"name": "user", "type": "string"}]
+    schema = {"type": "record", "name": "Order", "fields": fields}
+    orders = [{"id": number, "user": f"user-{number}"} for number in range(100)]
+    with serving(schemas) as url, ExitStack() as zombies:
+        sink = KafkaSink(
+            broker().servers, topic, format=Avro(url, schema), key=lambda order: order["user"],
+            key_format=Avro(url, {"type": "string"}), guarantee="at-least-once",
+        )  # fmt: skip
+        job = Job(sink, tmp_path / "job", zombies, subtasks=1)
+        job.submit()
+        writer = job.open(0)
+        writer.write(Batch(orders))
+        writer.prepare(CheckpointId(1))
+        read = Avro(url)
+        source = KafkaSource(
+            broker().servers, topic, format=read, key_format=read, metadata=True, until="latest"
+        )
+        found = [record for split in source.splits(1) for record in rest(source, split)]
 
-    with pytest.raises(ConfigError, match=f"the checkpoint has read {topic}, and not another"):
-        source("another").open_split(splits[0], {"0": 0})
+    assert [record.value for record in found] == orders
+    assert [record.key for record in found] == [order["user"] for order in orders]
+    assert sorted(schemas.subjects) == [f"{topic}-key", f"{topic}-value"]

@@ -15,6 +15,7 @@ from flowsnap.connectors.postgres_cdc import Change, PostgresChanges
 from flowsnap.core.operator import SplitReader
 from flowsnap.errors import ConfigError, RestoreError, StoreUnavailable
 from tests.connectors.pumps import opened, read_on, take
+from tests.integration.jobs import until
 from tests.servers.postgres import Server
 
 Db = psycopg.Connection[tuple[Any, ...]]
@@ -85,6 +86,12 @@ def confirmed(db: Db, source: PostgresChanges) -> int:
     ).fetchone()
     assert found is not None
     return int(found[0])
+
+
+def released(db: Db, source: PostgresChanges) -> None:
+    """Wait until the server has noticed that nobody reads from the slot any more."""
+    query = "select 1 from pg_replication_slots where slot_name = %s and active"
+    until(lambda: db.execute(query, (source.slot,)).fetchone() is None, "the slot to be free")
 
 
 def test_rows_come_first_and_then_every_change_of_them(source: PostgresChanges, db: Db) -> None:
@@ -338,6 +345,24 @@ def test_several_tables_are_read_one_after_the_other(dsn: str, db: Db) -> None:
     assert [(one.op, one.table.split(".")[1]) for one in found] == [("read", "u"), ("read", "u")]
 
 
+def test_tables_truncated_together_are_each_told_of(dsn: str, db: Db) -> None:
+    db.execute("create table u (id int primary key)")
+    db.execute("create table other (id int primary key)")
+    db.execute("create publication wide for table t, u, other")
+    source = PostgresChanges(
+        dsn, ["t", "u"], slot=f"slot_{next(NUMBERS)}", publication="wide", snapshot=False
+    )
+    with closing(opened(source)) as reader:
+        read_on(reader)
+        db.execute("truncate t, other, u")
+        found = take(reader, 2)
+    source.drop()
+
+    assert sorted((one.op, one.table.split(".")[1]) for one in found) == [
+        ("truncate", "t"), ("truncate", "u"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("how", ["drop", "advance"])
 def test_changes_that_the_slot_no_longer_keeps_are_an_error_and_no_gap(
     source: PostgresChanges, db: Db, how: str
@@ -349,6 +374,7 @@ def test_changes_that_the_slot_no_longer_keeps_are_an_error_and_no_gap(
     if how == "drop":
         source.drop()
     else:
+        released(db, source)
         db.execute("select pg_replication_slot_advance(%s, pg_current_wal_lsn())", (source.slot,))
 
     again = opened(source, position)

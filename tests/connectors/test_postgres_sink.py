@@ -131,7 +131,7 @@ def test_refused_row_is_not_quoted_in_the_error(dsn: str, db: Db, tmp_path: Path
     db.execute("create table t (k text constraint positive check (k <> 'canary'))")
     sink = submitted(Postgres(dsn, "t"), tmp_path)
 
-    with pytest.raises(OutputRefused, match=r"CheckViolation \(23514\): positive$") as caught:
+    with pytest.raises(OutputRefused, match=r"CheckViolation \(23514\): positive") as caught:
         committed(sink, ["canary"])
 
     assert "canary" not in str(caught.value)
@@ -205,7 +205,7 @@ def test_record_that_does_not_fit_is_named_without_its_content(
 ) -> None:
     db.execute("create table t (a int, b int)")
 
-    with pytest.raises(OperatorError, match="record 2 of a batch of 2 .a dict. has no column 'b'"):
+    with pytest.raises(OperatorError, match=r"record 2 of a batch of 2 .a dict. has no column 'b'"):
         committed(submitted(Postgres(dsn, "t"), tmp_path), [{"a": 1, "b": 2}, {"a": "canary"}])
 
 
@@ -238,7 +238,7 @@ def test_server_that_cannot_be_reached_is_named_without_the_password(
 ) -> None:
     sink = Postgres(f"{dsn} port=1", "t")
 
-    with pytest.raises(ConfigError, match="t cannot be written: .*postgres, table t") as caught:
+    with pytest.raises(ConfigError, match=r"t cannot be written: .*OperationalError") as caught:
         submitted(sink, tmp_path)
 
     assert "canary" not in f"{caught.value!r} {caught.value.__cause__!r}"

@@ -66,6 +66,15 @@ def test_restored_at_any_position_it_goes_on_with_the_next_row(dsn: str, db: Db,
         assert read_on(reader) == []
 
 
+def test_limit_may_be_another_at_each_read(dsn: str, db: Db) -> None:
+    add(db, 12)
+    with closing(opened(table(dsn))) as reader:
+        found = [row for limit in (1, 5, 2, 4) for row in take(reader, 1, limit)]
+        found += take(reader, 12 - len(found), limit=7)
+
+        assert ids(found) == list(range(1, 13))
+
+
 def test_row_that_is_committed_after_one_with_a_higher_number_is_not_lost(dsn: str, db: Db) -> None:
     with psycopg.connect(dsn) as slow, closing(opened(table(dsn))) as reader:
         slow.execute("insert into t (v) values ('slow')")

@@ -14,7 +14,7 @@ from flowsnap.core.operator import Sink
 from flowsnap.errors import ManifestCorrupt, RestoreError, StateIncompatible
 from flowsnap.runtime.status import JobResult
 from flowsnap.storage.savepoint import find
-from tests.integration.jobs import Held, census, checkpoints, lines, until
+from tests.integration.jobs import NEVER, QUICK, Held, census, checkpoints, lines, until
 from tests.integration.test_savepoint import COUNT, assert_exactly_once, digits, half, whole
 
 TURN = threading.Event()  # never set
@@ -90,6 +90,51 @@ def test_records_in_transit_go_to_whoever_owns_their_keys_now(
 
     assert sum(in_transit) > 0
     assert_exactly_once(lines(out))
+
+
+# --- with a loop ---------------------------------------------------------------------------------
+
+
+def collatz(sink: Sink, state: Path, completed: int = 0) -> Pipeline:
+    """Send each number round until it has come to 1; tell how many steps it took."""
+    pipeline = Pipeline("collatz")
+    loop = pipeline.loop("again")
+    numbers = pipeline.source(Held(400, state, completed), name="numbers")
+    steps = (
+        numbers.map(lambda n: (n + 1, n + 1, 0), name="begin")
+        .union(loop)
+        .map(lambda at: (at[0], follower(at[1]), at[2] + 1), name="step")
+    )
+    loop.feed(steps.filter(lambda at: at[1] != 1, name="under-way"))
+    steps.filter(lambda at: at[1] == 1, name="done").sink(sink, name="out")
+    return pipeline
+
+
+def follower(n: int) -> int:
+    return 3 * n + 1 if n % 2 else n // 2
+
+
+def way(n: int) -> list[int]:
+    at, steps = follower(n), 1
+    while at != 1:
+        at, steps = follower(at), steps + 1
+    return [n, 1, steps]
+
+
+def test_what_goes_round_is_in_a_savepoint_and_comes_to_its_end_in_a_drain(
+    state: Path, out: Path
+) -> None:
+    handle = collatz(JsonLinesFiles(out), state, NEVER).start(state_dir=state, **QUICK)
+    until(lambda: len(checkpoints(state)) > 2, "some checkpoints")
+    path = handle.savepoint("round")
+    handle.stop(drain=True)
+    assert handle.wait(60).state == "finished"
+    assert 0 < len(lines(out)) < 400
+    assert all(line == way(line[0]) for line in lines(out))
+
+    collatz(JsonLinesFiles(out), state).run(state_dir=state, restore=path, quiet=True)
+
+    assert sorted(lines(out)) == [way(n) for n in range(1, 401)]
 
 
 # --- into a changed pipeline -----------------------------------------------------------------

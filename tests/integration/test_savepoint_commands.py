@@ -54,6 +54,16 @@ def test_a_running_job_is_asked_for_a_savepoint(
     assert not running.is_done
 
 
+def test_savepoints_are_listed_behind_the_checkpoints(
+    running: JobHandle, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = running.savepoint("monday")
+
+    assert invoke(["checkpoints", "--state-dir", str(state)]) == 0
+
+    assert capsys.readouterr().out.endswith(f"savepoints, which --restore takes:\n  {path}\n")
+
+
 def test_a_savepoint_can_be_moved_elsewhere(
     running: JobHandle, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,7 +85,7 @@ def test_a_job_is_stopped_with_a_savepoint_and_its_directory_is_free(
 ) -> None:
     assert invoke(["stop", "--state-dir", str(state), "--savepoint", "last"]) == 0
 
-    assert running.wait(0).state == "stopped"
+    assert running.wait(60).state == "stopped"
     assert capsys.readouterr().out.startswith("job digits is stopped\n")
     assert made(state) == ["last"]
     digits(JsonLinesFiles(tmp_path / "out"), whole(state)).run(state_dir=state, quiet=True)
@@ -87,7 +97,7 @@ def test_a_job_is_stopped_with_a_savepoint_that_is_called_after_its_checkpoint(
 ) -> None:
     assert invoke(["stop", "--state-dir", str(state), "--savepoint"]) == 0
 
-    assert made(state) == [f"{running.wait(0).last_checkpoint:08d}"]
+    assert made(state) == [f"{running.wait(60).last_checkpoint:08d}"]
 
 
 def test_a_job_is_drained(
@@ -95,7 +105,7 @@ def test_a_job_is_drained(
 ) -> None:
     assert invoke(["stop", "--state-dir", str(state), "--drain"]) == 0
 
-    assert running.wait(0).state == "finished"
+    assert running.wait(60).state == "finished"
     assert capsys.readouterr().out == "job digits is finished\n"
 
 
@@ -104,7 +114,7 @@ def test_a_job_is_cancelled(
 ) -> None:
     assert invoke(["cancel", "--state-dir", str(state)]) == 0
 
-    assert running.wait(0).state == "cancelled"
+    assert running.wait(60).state == "cancelled"
     assert capsys.readouterr().out == "job digits is cancelled\n"
 
 

@@ -49,10 +49,12 @@ def numbers(state: Path, completed: int) -> Pipeline:
     return pipeline
 
 
-def totals(values: list[int], out: Collect, process: type[Total] = Total) -> Pipeline:
+def totals(
+    values: list[int], out: Collect, process: type[Total] = Total, name: str = "total"
+) -> Pipeline:
     pipeline = Pipeline("totals")
     read = pipeline.source(FromIterable(values), name="read", parallelism=1)
-    read.key_by(lambda n: n % 2).process(process, name="total").sink(out, name="out")
+    read.key_by(lambda n: n % 2).process(process, name=name).sink(out, name="out")
     return pipeline
 
 
@@ -128,9 +130,9 @@ def test_job_goes_on_with_state_that_was_renamed_and_rewritten(tmp_path: Path) -
         builder = SavepointBuilder.of(snapshot).rename_state("total", "sum", "total")
         builder.transform_state("total", "sum", lambda key, n: n * 10)
         builder.set_position("read", "0:3", 3, payload={"start": 0, "end": 4})
-        builder.write(tmp_path / "changed")
+        builder.rename_operator("total", "added-up").write(tmp_path / "changed")
     out = Collect()
-    pipeline = totals([1, 2, 3, 4], out, RenamedTotal)
+    pipeline = totals([1, 2, 3, 4], out, RenamedTotal, "added-up")
 
     pipeline.run(state_dir=tmp_path / "new", restore=tmp_path / "changed", quiet=True)
 

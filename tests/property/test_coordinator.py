@@ -13,6 +13,8 @@ from flowsnap.core.coordinator import (
     Action,
     CheckpointCoordinator,
     CheckpointKind,
+    DrainRequested,
+    DrainSources,
     Event,
     FailAttempt,
     InjectBarriers,
@@ -58,6 +60,7 @@ class Model:
         self.started_ms: int | None = None
         self.completed_ms = -(10**9)
         self.wishes: set[str] = set()
+        self.is_draining = False
 
     @property
     def pending(self) -> Checkpoint | None:
@@ -88,7 +91,8 @@ class Model:
         if self.started_ms is None or self.pending or self.is_over:
             return []
         last_ms = self.all[-1].triggered_ms if self.all else self.started_ms
-        if not self.wishes and now_ms < max(last_ms + INTERVAL_MS, self.completed_ms + PAUSE_MS):
+        due_ms = max(last_ms + INTERVAL_MS, self.completed_ms + PAUSE_MS)
+        if not self.wishes and (self.is_draining or now_ms < due_ms):
             return []
         self.all.append(Checkpoint(len(self.all) + 1, "final" in self.wishes, now_ms))
         self.wishes = set()
@@ -97,12 +101,14 @@ class Model:
 
 def said(actions: list[Action]) -> Said:
     names = {InjectBarriers: "inject", WriteManifest: "write", NotifyComplete: "notify"}
-    return [
-        ("fail", 0)
-        if isinstance(action, FailAttempt)
-        else ("abort" if isinstance(action, Abort) else names[type(action)], action.checkpoint_id)
-        for action in actions
-    ]
+    found: Said = []
+    for action in actions:
+        if isinstance(action, (FailAttempt, DrainSources)):
+            found.append(("fail" if isinstance(action, FailAttempt) else "drain", 0))
+        else:
+            name = "abort" if isinstance(action, Abort) else names[type(action)]
+            found.append((name, action.checkpoint_id))
+    return found
 
 
 class CoordinatorMachine(RuleBasedStateMachine):
@@ -151,9 +157,21 @@ class CoordinatorMachine(RuleBasedStateMachine):
     @rule(kind=st.sampled_from(["checkpoint", "checkpoint", "checkpoint", "final"]))
     def somebody_wants_a_checkpoint(self, kind: CheckpointKind) -> None:
         expected = self.model.expire(self.now_ms)
-        if not (self.model.pending and self.model.pending.is_final):
+        is_left_out = self.model.is_draining and kind != "final"
+        if not is_left_out and not (self.model.pending and self.model.pending.is_final):
             self.model.wishes.add(kind)
         self.tell(TriggerRequested(Wish(kind)), expected)
+
+    @precondition(lambda self: self.model.all and not self.model.is_draining)
+    @rule(is_meant=st.sampled_from([False, False, False, True]))
+    def the_input_is_drained(self, is_meant: bool) -> None:
+        if not is_meant or self.model.is_over:
+            return
+        expected = self.model.expire(self.now_ms)
+        self.model.is_draining = True
+        self.model.wishes &= {"final"}
+        drains: Said = [] if self.model.is_over else [("drain", 0)]
+        self.tell(DrainRequested(), expected + drains)
 
     @precondition(lambda self: self.model.all)
     @rule(task=st.sampled_from(TASKS), back=st.sampled_from([0, 0, 0, 1]), ms=st.integers(0, 9))

@@ -13,8 +13,8 @@ from flowsnap.testing.simulate import Batch, Outcome, command, minimise, run_bat
 from flowsnap.testing.trouble import Fault
 
 simulate = sys.modules["flowsnap.testing.simulate"]
-CHUNK = 10
-SEEDS = 50
+CHUNK = 25
+SEEDS = 200
 MANY = 2_000
 
 
@@ -89,13 +89,39 @@ def test_faults_that_a_failure_does_not_need_are_dropped(monkeypatch: pytest.Mon
     needed, other = Fault("kill", 10, 1), Fault("wall", 20, 0, 1)
     outcome = run_seed(1, [other, needed, other])
 
-    def fails_with_needed(seed: int, faults: Sequence[Fault]) -> Outcome:
-        violation = "C0" if needed in faults else ""
+    def fails_with_needed(
+        seed: int, faults: Sequence[Fault], records_max: int | None = None
+    ) -> Outcome:
+        violation = "C0" if needed in faults and records_max is None else ""
         return Outcome(seed, tuple(faults), violation, "", 1, 1, outcome.situations)
 
     monkeypatch.setattr(simulate, "run_seed", fails_with_needed)
 
     assert minimise(fails_with_needed(1, outcome.faults)).faults == (needed,)
+
+
+def test_a_failure_is_shown_with_as_few_records_as_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outcome = run_seed(1, [])
+
+    def fails_with_four(
+        seed: int, faults: Sequence[Fault], records_max: int | None = None
+    ) -> Outcome:
+        violation = "" if records_max in {1, 2} else "C0"
+        situations, cut = outcome.situations, records_max
+        return Outcome(seed, tuple(faults), violation, "", 1, 1, situations, (), cut)
+
+    monkeypatch.setattr(simulate, "run_seed", fails_with_four)
+
+    assert "--records 4" in command(minimise(fails_with_four(1, [])))
+
+
+def test_a_job_of_fewer_records_has_no_others() -> None:
+    whole, cut = run_seed(1, []), run_seed(1, [], records_max=2)
+
+    assert not cut.violation
+    assert cut.effects < whole.effects
 
 
 def test_the_command_line_replays_a_seed_with_its_trace(

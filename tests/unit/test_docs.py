@@ -18,7 +18,8 @@ _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def snippets() -> list[Any]:
     """Return every block, named by its page and the line it begins at."""
     found = []
-    for page in (DOCS / "operators.md", DOCS / "event-time.md", DOCS / "testing.md"):
+    for name in ("operators.md", "event-time.md", "testing.md", "snapshots.md"):
+        page = DOCS / name
         text = page.read_text(encoding="utf-8")
         for block in _BLOCK.finditer(text):
             line = text.count("\n", 0, block.start()) + 2

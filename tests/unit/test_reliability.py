@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -77,13 +78,32 @@ def test_a_page_without_a_place_for_the_table_is_refused() -> None:
         page("nothing", "| table |")
 
 
+def reported(recorder: Recorder, case: str, outcome: Literal["passed", "failed"]) -> None:
+    report = pytest.TestReport(
+        f"tests/x.py::{case}", ("", 0, ""), {}, outcome, None, "call",
+        user_properties=[("flips", 250)],
+    )  # fmt: skip
+    recorder.pytest_runtest_logreport(report)
+
+
 def test_what_the_cases_of_a_test_record_is_added_up() -> None:
     recorder = Recorder()
-    for case in ("one", "two"):
-        report = pytest.TestReport(
-            f"tests/x.py::test_a[{case}]", ("", 0, ""), {}, "passed", None, "call",
-            user_properties=[("flips", 250)],
-        )  # fmt: skip
-        recorder.pytest_runtest_logreport(report)
+    reported(recorder, "test_a[one]", "passed")
+    reported(recorder, "test_a[two]", "passed")
 
     assert recorder.tests == {"tests/x.py::test_a": Figure(2, 0, {"flips": 500})}
+
+
+def test_a_test_with_a_failing_case_has_no_figure_and_one_that_was_not_run_keeps_its_own() -> None:
+    recorder = Recorder()
+    reported(recorder, "test_a[one]", "passed")
+    reported(recorder, "test_a[two]", "failed")
+    reported(recorder, "test_b", "passed")
+    former = {f"tests/x.py::test_{name}": Figure(7) for name in "abcd"}
+
+    merged = recorder.merged(former, {f"tests/x.py::test_{name}" for name in "abc"})
+
+    assert merged == {
+        "tests/x.py::test_b": Figure(1, 0, {"flips": 250}),
+        "tests/x.py::test_c": Figure(7),
+    }

@@ -31,7 +31,7 @@ from flowsnap.core.requests import (
 )
 from flowsnap.errors import LocalProtocolError
 
-ONE, TWO, THREE = CheckpointId(1), CheckpointId(2), CheckpointId(3)
+ONE, TWO = CheckpointId(1), CheckpointId(2)
 
 
 def running() -> Requests:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
 from collections.abc import Callable
 
 import pytest
 
 from flowsnap.errors import ConfigError
-from flowsnap.operators.pattern import Match, MatchPattern, Pattern, Skip
+from flowsnap.operators.pattern import Match, MatchPattern, Pattern, Skip, layout
 from flowsnap.operators.pattern.nfa import Matcher
 from tests.unit.operators.rig import Rig
 
@@ -36,6 +37,10 @@ def found(pattern: Pattern, records: str, skip: Skip = Skip.NO) -> list[str]:
         matches += matcher.feed(runs, f"{record}{number}", number * 1000).matches
     matches += matcher.expire(runs, 10**9).matches + matcher.end(runs)
     return [text(one.match) for one in matches]
+
+
+def test_the_session_in_the_docstring_holds() -> None:
+    assert doctest.testmod(layout).failed == 0
 
 
 def test_group_is_taken_so_many_times() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from random import Random
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from flowsnap.core.event_time import Bounded, EventTime
 from flowsnap.core.watermark import MIN_WATERMARK
 from flowsnap.errors import ConfigError, OperatorError
+from flowsnap.operators import KeyBy
 from flowsnap.operators.watermarks import (
     AssignTimestamps,
     bounded,
@@ -20,6 +22,9 @@ from flowsnap.operators.watermarks import (
     punctuated,
     strategy_of,
 )
+from flowsnap.operators.window import Count, Tumbling
+from flowsnap.operators.window.aggregate import Aggregates
+from flowsnap.operators.window.plan import WindowPlan
 from tests.unit.operators.rig import Rig
 
 
@@ -263,3 +268,16 @@ def test_strategies_for_a_source_say_what_their_splits_need() -> None:
 def test_wrong_settings_are_refused_when_they_are_made(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(-50, 50), min_size=1, max_size=12), st.randoms())
+def test_event_time_does_not_look_at_the_wall_clock(times: list[int], clock: Random) -> None:
+    counts = WindowPlan(Tumbling("10ms"), late="late").aggregate(Aggregates(Count()))[0]
+    still, wild = (Rig(assigning(delay_ms=5), KeyBy(bool), counts) for _ in range(2))
+
+    for at_ms in times:
+        still.push([at_ms])
+        wild.clock(clock.randrange(10**12)).push([at_ms])
+
+    assert (wild.end().timed, wild.watermarks) == (still.end().timed, still.watermarks)

@@ -16,7 +16,7 @@ from flowsnap.core.operator import Split
 from flowsnap.errors import ConfigError, RestoreError, StateIncompatible, StorageError
 from flowsnap.runtime.attempt import Deployment
 from flowsnap.runtime.definition import PipelineDefinition
-from flowsnap.runtime.recovery import Recovery
+from flowsnap.runtime.recovery import Recovery, Wanted
 from flowsnap.serialize import load_code
 from flowsnap.storage.job_directory import JobDirectory
 from tests import manifests
@@ -35,7 +35,7 @@ class Lives:
         self.sink = MemorySink()
         self._open: list[Recovery] = []
 
-    def begin(self, restore: str | int = "latest", graph: JobGraph | None = None) -> Recovery:
+    def begin(self, restore: Wanted = "latest", graph: JobGraph | None = None) -> Recovery:
         """Open the directory and submit; the life before is over."""
         self.end()
         graph = graph or words()

@@ -46,6 +46,16 @@ class Reminder(KeyedProcess[str, str]):
         yield f"{self.last.value()} again at {context.processing_time_ms()}"
 
 
+class Alarm(KeyedProcess[int, tuple[str, int]]):
+    """Goes off at the event time that the record says."""
+
+    def process(self, value: int, context: ProcessContext) -> None:
+        context.register_event_timer(value)
+
+    def on_timer(self, timestamp: int, context: ProcessContext) -> Iterator[tuple[str, int]]:
+        yield "alarm", timestamp
+
+
 def reminders() -> Pipeline:
     """Repeat records after a while, for each first letter."""
     pipeline = Pipeline("reminders")
@@ -59,7 +69,7 @@ def reminders() -> Pipeline:
 
 
 def windows(event_time: str) -> Pipeline:
-    """Count in windows of 10 s; event time is made at the "source", "behind" it, or not at all."""
+    """Count in windows of 10 s; event time is made at the "source", or "behind" it."""
     pipeline = Pipeline("windows")
     source = FromIterable(list[Any]())
     if event_time == "source":
@@ -67,7 +77,6 @@ def windows(event_time: str) -> Pipeline:
         stream = pipeline.source(source, watermark=strategy, name="clicks")
     else:
         stream = pipeline.source(source, name="clicks")
-    if event_time == "behind":
         stream = stream.assign_timestamps("at", out_of_orderness="1s", name="times")
     (
         stream.key_by("user", name="by-user")

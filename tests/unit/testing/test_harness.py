@@ -9,7 +9,7 @@ import pytest
 from flowsnap import Pipeline
 from flowsnap.connectors import Collect, FromIterable
 from flowsnap.testing import Harness, at
-from tests.unit.testing.pipelines import click, order, reminders, totals, windows
+from tests.unit.testing.pipelines import Alarm, click, order, reminders, totals, windows
 
 
 def test_records_come_out_as_soon_as_they_are_pushed() -> None:
@@ -145,10 +145,10 @@ def test_timers_survive_a_crash() -> None:
         assert harness.output("out") == ["apple", "apple again at 1010000"]
 
 
-@pytest.mark.parametrize("event_time", ["source", "behind", "nowhere"])
+@pytest.mark.parametrize("event_time", ["source", "behind"])
 def test_watermark_closes_a_window_wherever_event_time_is_made(event_time: str) -> None:
     with Harness(windows(event_time)) as harness:
-        harness.push("clicks", click("ann", 1_000), timestamp=1_000)
+        harness.push("clicks", click("ann", 1_000))
         harness.watermark("clicks", 9_998)
         assert harness.output("out") == []
 
@@ -156,6 +156,20 @@ def test_watermark_closes_a_window_wherever_event_time_is_made(event_time: str) 
 
         assert harness.output("out") == [("ann", 0, 1)]
         assert harness.event_time("counts") == 9_999
+
+
+def test_watermark_calls_event_timers_where_nothing_else_makes_event_time() -> None:
+    pipeline = Pipeline("alarms")
+    alarms = pipeline.from_iterable(list[int](), name="alarms")
+    alarms.key_by(name="by-time").process(Alarm, name="alarm").sink(Collect(), name="out")
+
+    with Harness(pipeline) as harness:
+        harness.push("alarms", 5_000, 7_000)
+        assert [timer.kind for timer in harness.timers("alarm")] == ["event", "event"]
+
+        harness.watermark("alarms", 6_000)
+
+        assert harness.output("out") == [("alarm", 5_000)]
 
 
 def test_watermarks_of_the_pipeline_itself_stay_in_force() -> None:
@@ -169,11 +183,11 @@ def test_watermarks_of_the_pipeline_itself_stay_in_force() -> None:
 
 
 def test_watermarks_are_read_again_after_a_crash() -> None:
-    with Harness(windows("nowhere")) as harness:
+    with Harness(windows("source")) as harness:
         harness.checkpoint()
-        harness.push("clicks", click("ann", 1_000), timestamp=1_000)
+        harness.push("clicks", click("ann", 1_000))
         harness.watermark("clicks", 20_000)
-        harness.push("clicks", click("late", 2_000), timestamp=2_000)
+        harness.push("clicks", click("late", 2_000))
         harness.crash()
 
         harness.restore()
@@ -320,6 +334,26 @@ def test_rate_limit_waits_for_the_clock() -> None:
         harness.advance("2s")
 
         assert 0 < len(harness.output("out")) - before <= 2
+
+
+@pytest.mark.parametrize("alignment", ["aligned", "unaligned"])
+def test_loop_comes_to_rest_and_survives_a_crash(alignment: str) -> None:
+    pipeline = Pipeline("halves")
+    loop = pipeline.loop("again")
+    numbers = pipeline.source(FromIterable(list[int]()), name="numbers")
+    halves = numbers.union(loop).map(lambda number: number // 2, name="half")
+    loop.feed(halves.filter(lambda number: number > 1, name="more"))
+    halves.sink(Collect(), name="out")
+
+    with Harness(pipeline, parallelism=2, checkpoint_alignment=alignment) as harness:
+        harness.push("numbers", 20)
+        harness.checkpoint()
+        harness.push("numbers", 9)
+        harness.crash()
+        harness.rescale(3)
+        harness.end()
+
+        assert sorted(harness.output("out").committed) == [1, 1, 2, 2, 4, 5, 10]
 
 
 def test_one_source_of_two_ends() -> None:

@@ -11,9 +11,10 @@ from flowsnap.connectors import Collect
 from flowsnap.core.operator import Operator
 from flowsnap.errors import ConfigError
 from flowsnap.operators.join import IntervalJoin, LookupJoin, StreamJoin, WindowJoin
-from flowsnap.operators.window.assigner import Tumbling
+from flowsnap.operators.window.assigner import Tumbling, TumblingProcessingTime
 
 Keyed = KeyedStream[Any, Any]
+BY_CLOCK = TumblingProcessingTime("1s")
 
 
 def keyed(job: Pipeline) -> Keyed:
@@ -101,6 +102,10 @@ def test_the_inputs_are_ports_and_come_by_hash() -> None:
         (lambda x, y: x.join(y, ttl="1s", window=Tumbling("1s")), "a window and a ttl exclude"),
         (lambda x, y: x.join(y, allowed_lateness="1s"), "allowed_lateness is that of a window"),
         (lambda x, y: x.co_group(y, window=None), "co_group: None is not a window in event time"),
+        (
+            lambda x, y: x.join(y, window=BY_CLOCK),
+            "join: TumblingProcessingTime.* is not a",
+        ),
         (lambda x, y: x.as_of_join(y, how="right"), "how: 'right' is not 'inner' or 'left'"),
         (lambda x, y: x.lookup_join("table"), "lookup_join: 'table' is not a function"),
         (lambda x, y: x.join(y).apply("fn"), "join: 'fn' is not a function"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import socket
@@ -23,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent / "kafka"
+HERE = Path(__file__).parent
 START_S = 120
 HOW = "install Java 17 and Maven (apt install openjdk-17-jre-headless maven), then run again"
 JAVA = ("java", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp")
@@ -58,6 +59,7 @@ class Broker:
         config = {key.replace("_", "."): str(value) for key, value in settings.items()}
         new = NewTopic(name, num_partitions=partitions, replication_factor=1, config=config)
         self.admin().create_topics([new])[name].result(30)
+        self._await(name, partitions)
         return name
 
     def grow(self, topic: str, partitions: int) -> None:
@@ -65,6 +67,17 @@ class Broker:
         from confluent_kafka.admin import NewPartitions
 
         self.admin().create_partitions([NewPartitions(topic, partitions)])[topic].result(30)
+        self._await(topic, partitions)
+
+    def _await(self, topic: str, partitions: int) -> None:
+        """Wait until the broker has heard of what its controller has made."""
+        pause = threading.Event()
+        for _ in range(3000):
+            found = self.admin().list_topics(topic, 30).topics[topic]
+            if found.error is None and len(found.partitions) == partitions:
+                return
+            pause.wait(0.01)
+        raise TimeoutError(f"{topic} has not got {partitions} partitions")
 
     def forget(self, topic: str, partition: int, before: int) -> None:
         """Delete the records of a partition below an offset, as retention does."""
@@ -129,20 +142,24 @@ class Broker:
 @cache
 def broker() -> Broker:
     """Return the broker of this machine; the test is skipped where there can be none."""
-    import pytest
-
-    pytest.importorskip("confluent_kafka", reason="pip install 'flowsnap[kafka]'")
-    missing = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"no Kafka broker without {' and '.join(missing)}: {HOW}")
-    directory = Path(tempfile.gettempdir()) / f"flowsnap-tests-{os.getuid()}" / "kafka"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    skip_without_tools()
+    directory = _home()
     with _locked(directory / "start.lock", fcntl.LOCK_EX):
         # Held, and never let go of, until this process ends.
         _HELD.append(_lock(directory / "users.lock", fcntl.LOCK_SH))
         if not _is_supervised(directory):
             _start(directory)
         return Broker((directory / "address").read_text())
+
+
+def skip_without_tools() -> None:
+    """Skip the test where no broker can be run, and say what is missing."""
+    import pytest
+
+    pytest.importorskip("confluent_kafka", reason="pip install 'flowsnap[kafka]'")
+    missing = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"no Kafka broker without {' and '.join(missing)}: {HOW}")
 
 
 _HELD: list[int] = []
@@ -178,27 +195,55 @@ def _start(directory: Path) -> None:
 # --- the process that the broker runs under -------------------------------------------------------
 
 
+class BrokerProcess:
+    """A broker of one's own, with its data in ``directory``; it may be killed and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self._log = open(directory / "broker.log", "w")  # noqa: SIM115 - closed by close()
+        self._data = Path(tempfile.mkdtemp(prefix="data-", dir=directory))
+        self.address, self._properties = _configure(self._data)
+        self._java = [*JAVA, _classpath()]
+        format_ = ["format", "-t", "Zmxvd3NuYXAtdGVzdHMtMQ", "-c", str(self._properties)]
+        command = [*self._java, "kafka.tools.StorageTool", *format_]
+        subprocess.run(command, check=True, stdout=self._log, stderr=self._log)
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        self.process = subprocess.Popen(
+            [*self._java, "kafka.Kafka", str(self._properties)], stdout=self._log, stderr=self._log
+        )
+        host, _, port = self.address.partition(":")
+        pause = threading.Event()
+        while self.process.poll() is None:
+            with contextlib.suppress(OSError):
+                socket.create_connection((host, int(port)), 1).close()
+                return
+            pause.wait(0.1)
+        raise RuntimeError(f"the broker ended with exit code {self.process.returncode}")
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        """End it for good, and remove its data."""
+        self.kill()
+        self._log.close()
+        shutil.rmtree(self._data, ignore_errors=True)
+
+
 def supervise(directory: Path) -> None:
     """Run a broker until nobody uses it any more."""
-    with _locked(directory / "supervisor.lock", fcntl.LOCK_EX):
-        classpath = _classpath()
-        address, properties, data = _configure(directory)
-        java = [*JAVA, classpath]
-        log = open(directory / "broker.log", "w")  # noqa: SIM115 - the broker writes on in it
-        format_ = ["format", "-t", "Zmxvd3NuYXAtdGVzdHMtMQ", "-c", str(properties)]
-        subprocess.run([*java, "kafka.tools.StorageTool", *format_], check=True, stdout=log)
-        process = subprocess.Popen([*java, "kafka.Kafka", str(properties)], stdout=log, stderr=log)
-        try:
-            _await(address, process)
-            partial = directory / "address.tmp"
-            partial.write_text(address)
-            partial.rename(directory / "address")
-            _await_the_last(directory, process)
-        finally:
-            (directory / "address").unlink(missing_ok=True)
-            process.kill()
-            process.wait()
-            shutil.rmtree(data, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_locked(directory / "supervisor.lock", fcntl.LOCK_EX))
+        running = stack.enter_context(contextlib.closing(BrokerProcess(directory)))
+        stack.callback((directory / "address").unlink, missing_ok=True)
+        partial = directory / "address.tmp"
+        partial.write_text(running.address)
+        partial.rename(directory / "address")
+        _await_the_last(directory, running.process)
 
 
 def _await_the_last(directory: Path, process: subprocess.Popen[bytes]) -> None:
@@ -212,15 +257,29 @@ def _await_the_last(directory: Path, process: subprocess.Popen[bytes]) -> None:
 
 
 def _classpath() -> str:
-    with tempfile.NamedTemporaryFile("r") as file:
+    """Return the jars of a broker; resolved once for a pom, as Maven takes its time."""
+    pom = HERE / "pom.xml"
+    known = _home() / f"classpath-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
+    if known.exists() and all(Path(jar).exists() for jar in known.read_text().split(":")):
+        return known.read_text()
+    with tempfile.NamedTemporaryFile("r", dir=_home()) as file:
         goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:build-classpath"
-        maven = ["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), goal]
-        subprocess.run([*maven, f"-Dmdep.outputFile={file.name}"], check=True)
-        return Path(file.name).read_text().strip()
+        maven = ["mvn", "-q", "-B", "-f", str(pom), goal, f"-Dmdep.outputFile={file.name}"]
+        subprocess.run(maven, check=True, stdout=sys.stderr)
+        found = Path(file.name).read_text().strip()
+    partial = known.with_suffix(f".{os.getpid()}")
+    partial.write_text(found)
+    partial.rename(known)
+    return found
 
 
-def _configure(directory: Path) -> tuple[str, Path, Path]:
-    data = Path(tempfile.mkdtemp(prefix="data-", dir=directory))
+def _home() -> Path:
+    directory = Path(tempfile.gettempdir()) / f"flowsnap-tests-{os.getuid()}" / "kafka"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
+
+
+def _configure(data: Path) -> tuple[str, Path]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
         for one in sockets:
@@ -234,18 +293,7 @@ def _configure(directory: Path) -> tuple[str, Path, Path]:
     }
     properties = data / "server.properties"
     properties.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
-    return address, properties, data
-
-
-def _await(address: str, process: subprocess.Popen[bytes]) -> None:
-    host, _, port = address.partition(":")
-    pause = threading.Event()
-    while process.poll() is None:
-        with contextlib.suppress(OSError):
-            socket.create_connection((host, int(port)), 1).close()
-            return
-        pause.wait(0.1)
-    raise RuntimeError(f"the broker ended with exit code {process.returncode}")
+    return address, properties
 
 
 def _lock(path: Path, how: int) -> int:

@@ -1,0 +1,271 @@
+"""Sinks of files: a directory of parts, that appear when their checkpoint is complete.
+
+A subclass says what bytes its records become, and what makes a file of them complete. See
+``parts.py`` for the names and for why a rename is exactly-once, and ``partitioned.py`` for
+directories and for when a part ends.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, ClassVar, Literal, TypedDict, get_args
+
+from flowsnap.config import Duration, Size, duration_ms, size_bytes
+from flowsnap.connectors.compression import (
+    SUFFIXES,
+    ByteWriter,
+    Compression,
+    check_compression,
+    compressing,
+)
+from flowsnap.connectors.partitioned import (
+    Body,
+    Directories,
+    PartitionBy,
+    PartitionedParts,
+    Rolling,
+    directories_of,
+    grouped,
+    misplaced,
+)
+from flowsnap.connectors.parts import (
+    remove_files,
+    remove_later,
+    remove_uncommitted,
+    run_tag,
+    run_tag_of,
+    translated,
+)
+from flowsnap.core.element import Batch
+from flowsnap.core.ids import CheckpointId
+from flowsnap.core.operator import Sink, SinkContext, Submission
+from flowsnap.errors import ConfigError, OperatorError
+
+Existing = Literal["error", "append", "replace"]
+
+UNENCODABLE = (TypeError, ValueError, RecursionError, NotImplementedError, OverflowError)
+"""What is raised by an encoder for a record that has no form in its format."""
+
+
+class SinkOptions(TypedDict, total=False):
+    """What a sink of files can be told."""
+
+    existing: Existing
+    partition_by: PartitionBy | None
+    roll_size: Size | None
+    roll_every: Duration | None
+    compression: Compression | None
+
+
+class FileSink(Sink):
+    """A sink of part files; a subclass gives the suffix, ``encoder`` and ``body``.
+
+    ``existing``, ``partition_by``, ``roll_size``, ``roll_every`` and ``compression`` are explained
+    in ``docs/connectors.md``.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+
+    format: ClassVar[str]
+    """What its records are written as, for messages."""
+
+    file_suffix: ClassVar[str]
+    paths: tuple[str, ...]
+
+    def set_sink_options(self, options: SinkOptions) -> None:
+        """Take the options of a sink.
+
+        Raises:
+            ConfigError: one is wrong.
+        """
+        self.existing = options.get("existing", "error")
+        if self.existing not in get_args(Existing):
+            raise ConfigError(f"existing: {self.existing!r} is not known").hint(
+                'write "error", "append" or "replace"'
+            )
+        self.partition_by = options.get("partition_by")
+        if self.partition_by is not None:
+            directories_of(self.partition_by)
+        size, age = options.get("roll_size"), options.get("roll_every")
+        self.rolling = Rolling(
+            None if size is None else size_bytes(size, "roll_size", at_least=1),
+            None if age is None else duration_ms(age, "roll_every", at_least_ms=1),
+        )
+        self.compression = check_compression(options.get("compression"))
+        self._directory: str | None = None
+        self._submission: Submission | None = None
+
+    @property
+    def suffix(self) -> str:
+        """How the names of parts end."""
+        return self.file_suffix + SUFFIXES.get(self.compression or "", "")
+
+    def encoder(self) -> Callable[[list[Any]], Any]:
+        """Return a function from records to what ``Body.write`` takes; it raises UNENCODABLE."""
+        raise NotImplementedError(f"{type(self).__name__}.encoder")
+
+    def body(self, file: IO[bytes]) -> Body:
+        """Return what writes into a new part."""
+        return file_body(file, self.compression)
+
+    # --- in the submitting process ------------------------------------------------------------
+
+    def on_submit(self, submission: Submission) -> None:
+        """Make the directory, try whether it can be written, and deal with what it holds."""
+        if len(self.paths) > 1:
+            raise ConfigError(f"a sink writes into one directory, not {len(self.paths)}")
+        directory = os.path.abspath(self.paths[0])
+        self._directory, self._submission = directory, submission
+        try:
+            os.makedirs(directory, exist_ok=True)
+            probe = os.path.join(directory, f".flowsnap-probe-{os.getpid()}.tmp")
+            with open(probe, "wb"):
+                os.unlink(probe)
+            if submission.is_fresh:
+                self._start_over(submission)
+            for below in self._directories():
+                remove_later(below, submission)
+        except OSError as error:
+            raise ConfigError(f"{directory} cannot be written: {error.strerror}").hint(
+                "give a directory that whoever runs the job may write into"
+            ) from error
+
+    def on_finish(self) -> None:
+        """Remove what failed attempts left uncommitted."""
+        if self._directory is not None and self._submission is not None:
+            run_id, operator = self._submission.run_id, self._submission.operator
+            with translated(f"removing uncommitted output from {self._directory}"):
+                for below in self._directories():
+                    remove_uncommitted(below, [run_id], operator)
+
+    def _start_over(self, submission: Submission) -> None:
+        directories = list(self._directories())
+        for below in directories:
+            remove_uncommitted(below, submission.former_run_ids)
+        if self.existing == "append":
+            return
+        found = [(below, name) for below in directories for name in self._parts_in(below)]
+        former = {run_tag(run_id) for run_id in submission.former_run_ids}
+        parts = [one for one in found if run_tag_of(one[1]) != run_tag(submission.run_id)]
+        foreign = [one for one in parts if run_tag_of(one[1]) not in former]
+        if foreign and self.existing == "error":
+            raise ConfigError(
+                f"{directories[0]} holds {len(foreign)} parts of another job,"
+                f" such as {min(name for _, name in foreign)}"
+            ).hint(
+                'write into another directory, or choose: existing="append" leaves them there, '
+                'existing="replace" removes them'
+            )
+        for below in directories:
+            remove_files(below, [name for place, name in parts if place == below])
+
+    def _parts_in(self, directory: str) -> Iterator[str]:
+        ends = tuple(self.file_suffix + end for end in ("", *SUFFIXES.values()))
+        for name in os.listdir(directory):
+            if name.startswith("part-") and name.endswith(ends):
+                yield name
+
+    def _directories(self) -> Iterator[str]:
+        """Yield the directory, and those below it if records are parted."""
+        root = self._directory or os.path.abspath(self.paths[0])
+        yield root
+        if self.partition_by is not None:
+            for parent, names, _ in os.walk(root):
+                names[:] = sorted(name for name in names if not name.startswith("."))
+                yield from (os.path.join(parent, name) for name in names)
+
+    # --- in the task --------------------------------------------------------------------------
+
+    def open(self, context: SinkContext) -> None:
+        directory = self._directory or os.path.abspath(self.paths[0])
+        self._context = context
+        self._encode = self.encoder()
+        self._places: Directories | None = None
+        if self.partition_by is not None:
+            self._places = directories_of(self.partition_by)
+        self._parts = PartitionedParts(directory, context, self.suffix, self.body, self.rolling)
+
+    def write(self, batch: Batch) -> None:
+        """Append the records.
+
+        Raises:
+            OperatorError: a record has no form in the format, or no directory.
+            StorageError: the file cannot be written.
+        """
+        if not batch.values:
+            return
+        if self._places is None:
+            self._parts.write(self._encoded(batch.values))
+            return
+        try:
+            groups = grouped(batch, self._places(batch))
+        except (TypeError, ValueError, OverflowError, OSError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise misplaced(self._context, error) from error
+        encoded = {place: self._encoded(values) for place, values in groups.items()}
+        for place, data in encoded.items():
+            self._parts.write(data, place)
+
+    def prepare(self, checkpoint_id: CheckpointId) -> dict[str, Any] | None:
+        return self._parts.prepare(checkpoint_id)
+
+    def commit(self, committables: Sequence[dict[str, Any]]) -> None:
+        self._parts.commit(committables)
+
+    def recover(self, committables: Sequence[dict[str, Any]]) -> None:
+        self._parts.recover(committables, list(self._directories()))
+
+    def close(self) -> None:
+        if hasattr(self, "_parts"):  # Not where an operator before it has failed to open.
+            self._parts.close()
+
+    def _encoded(self, values: list[Any]) -> Any:
+        try:
+            return self._encode(values)
+        except UNENCODABLE as error:
+            raise self._unencodable(values, error) from error
+
+    def _unencodable(self, values: list[Any], error: Exception) -> OperatorError:
+        operator, subtask = self._context.operator, self._context.subtask
+        index = next((i for i, value in enumerate(values) if not self._is_encodable(value)), 0)
+        shown = f"a {type(values[index]).__name__}"
+        record = f"record {index + 1} of a batch of {len(values)} ({shown})"
+        return OperatorError(
+            f"sink {operator!r}, subtask {subtask}: {record} cannot be written as"
+            f" {self.format}: {error}",
+            operator=operator,
+            subtask=subtask,
+            record=record,
+        ).hint(
+            "map records to dicts, lists, strings, numbers, dataclasses or Structs before the sink"
+        )
+
+    def _is_encodable(self, value: Any) -> bool:
+        try:
+            self._encode([value])
+        except UNENCODABLE:
+            return False
+        return True
+
+
+def file_body(
+    file: IO[bytes], compression: Compression | None, header: bytes = b""
+) -> PlainBody | ByteWriter:
+    """Return what writes bytes into a part, compressed or not, behind a header."""
+    body = PlainBody(file) if compression is None else compressing(file, compression)
+    if header:
+        body.write(header)
+    return body
+
+
+class PlainBody:
+    """Bytes that are written as they are."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.write = file.write
+
+    def close(self) -> None:
+        """Complete the file, which is so at any time."""

@@ -1,0 +1,144 @@
+"""Which types may records have, and how do the bytes of a file become one of them?
+
+A type is a ``msgspec.Struct``, a dataclass, a TypedDict, whatever else msgspec decodes, or a
+pydantic model, which is known by its methods: pydantic is never imported here. What a pydantic
+model refuses is told without the value that it refused, which may be a secret.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from types import NoneType, UnionType
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from flowsnap.errors import ConfigError
+
+MISFITS: tuple[type[Exception], ...] = (
+    msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError,
+)  # fmt: skip
+"""What is raised for a value that is not of the type; pydantic's ValidationError is a ValueError,
+as a number is that is too large for its type."""
+
+KEPT = (datetime, date, time, timedelta, Decimal, UUID, bytes)
+"""Types that stay what they are where a record is taken apart."""
+
+
+def check_type(type_: Any) -> None:
+    """Check that values can be decoded as ``type_``.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if is_model(type_):
+        return
+    try:
+        msgspec.json.Decoder(type_)
+    except TypeError as error:
+        raise ConfigError(f"type: {type_!r} cannot be decoded: {error}").hint(
+            "give a msgspec.Struct, a dataclass, a TypedDict, a pydantic model or a builtin type"
+        ) from error
+
+
+def is_model(type_: object) -> bool:
+    """Return whether a type is a pydantic model."""
+    return isinstance(type_, type) and hasattr(type_, "model_validate_json")
+
+
+def json_decoder(type_: Any) -> Callable[[bytes], Any]:
+    """Return a function from JSON to a value of a type; it raises one of MISFITS."""
+    if is_model(type_):
+        decode: Callable[[bytes], Any] = type_.model_validate_json
+        return decode
+    return msgspec.json.Decoder(type_).decode
+
+
+def converter(type_: Any) -> Callable[[list[dict[str, Any]]], list[Any]]:
+    """Return a function from rows to values of a type; it raises one of MISFITS.
+
+    Texts become numbers, booleans and times where the type wants them.
+    """
+    if is_model(type_):
+        validate = type_.model_validate
+        return lambda rows: list(map(validate, rows))
+    many = list[type_]
+    return lambda rows: msgspec.convert(rows, many, strict=False)
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a value is not of its type, without the value."""
+    errors = getattr(error, "errors", None)
+    if not callable(errors):
+        return str(error)
+    found = errors(include_input=False, include_url=False, include_context=False)
+    return "; ".join(f"{one['msg']} - at `{'.'.join(map(str, one['loc']))}`" for one in found)
+
+
+def encode_hook(value: Any) -> Any:
+    """Return what a pydantic model is made of, for msgspec.
+
+    Raises:
+        NotImplementedError: it is none.
+    """
+    if is_model(type(value)):
+        return value.model_dump(mode="json")
+    raise NotImplementedError(f"objects of type {type(value).__name__} are not supported")
+
+
+def columns_of(type_: Any) -> dict[str, Any]:
+    """Return the names of a record's fields, as they are written, with their types; {}: none."""
+    if is_model(type_):
+        return {name: field.annotation for name, field in type_.model_fields.items()}
+    if isinstance(type_, type) and issubclass(type_, msgspec.Struct):
+        return {field.encode_name: field.type for field in msgspec.structs.fields(type_)}
+    if dataclasses.is_dataclass(type_) or typing.is_typeddict(type_):
+        return typing.get_type_hints(type_)
+    return {}
+
+
+def rows_of(values: Sequence[Any], columns: Sequence[str]) -> list[list[Any]]:
+    """Return records as rows of their columns; a key that a dict does not have is None.
+
+    Raises:
+        TypeError: a record has no fields.
+        ValueError: it has a field that is no column.
+    """
+    rows = []
+    known = frozenset(columns)
+    for value in values:
+        fields = fields_of(value)
+        if not fields.keys() <= known:
+            strays = ", ".join(sorted(map(str, fields.keys() - known)))
+            raise ValueError(f"there is no column for {strays}")
+        rows.append([fields.get(name) for name in columns])
+    return rows
+
+
+def fields_of(value: Any) -> dict[str, Any]:
+    """Return the fields of a record by name; those that are records are taken apart as well.
+
+    Raises:
+        TypeError: it has none.
+    """
+    if is_model(type(value)):
+        dumped: dict[str, Any] = value.model_dump()
+        return dumped
+    fields = msgspec.to_builtins(value, builtin_types=KEPT, enc_hook=encode_hook)
+    if not isinstance(fields, dict):
+        raise TypeError(f"a {type(value).__name__} has no fields")
+    return fields
+
+
+def takes_text(annotation: Any) -> bool:
+    """Return whether an empty text is a value of a field."""
+    if annotation in (Any, str, object):
+        return True
+    if typing.get_origin(annotation) in (typing.Union, UnionType, typing.Annotated):
+        return any(takes_text(one) for one in typing.get_args(annotation) if one is not NoneType)
+    return typing.get_origin(annotation) is typing.Literal and "" in typing.get_args(annotation)
