@@ -17,7 +17,7 @@ BASE = {"errors", "config", "failpoint", "serialize"}
 ADAPTERS = {"state", "storage", "transport"}
 LIBRARY = {"operators", "connectors"}
 ALL_BELOW_API = BASE | {"core"} | ADAPTERS | LIBRARY | {"runtime"}
-ENTRY = {"cli", "snapshot", "testing", "examples"}
+ENTRY = {"cli", "snapshot", "testing", "examples", "pytest_plugin"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": ALL_BELOW_API | {"snapshot"},  # for invariants, which are given one
     "snapshot": ALL_BELOW_API | {"api"},
     "testing": ALL_BELOW_API | {"api", "snapshot"},
+    "pytest_plugin": {"testing", "flowsnap"},
     "examples": ALL_BELOW_API | {"api", "snapshot", "flowsnap"},
     "cli": ALL_BELOW_API | ENTRY | {"api", "flowsnap"},
     "flowsnap": ALL_BELOW_API | ENTRY | {"api"},  # the public names, re-exported

@@ -15,10 +15,11 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from typing import Any, Final, cast
-from uuid import uuid4
+from collections.abc import AsyncIterable, Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final
 
+from flowsnap.connectors.in_process import InProcess
 from flowsnap.core.element import Batch
 from flowsnap.core.operator import Source, Split, SplitReader
 from flowsnap.errors import ConfigError
@@ -26,14 +27,8 @@ from flowsnap.errors import ConfigError
 LOG = logging.getLogger("flowsnap.python")
 
 Values = Iterable[Any] | AsyncIterable[Any]
-Put = Callable[[Any], bool]
-"""Takes a value, and waits where the buffer is full; False: nothing more is wanted."""
-
 CLOSE_S = 2.0
 """How long the end of a source waits for its thread; one that is stuck is left behind."""
-
-_QUEUES: dict[str, tuple[Any, asyncio.AbstractEventLoop | None]] = {}
-"""The queues that are read in this process: they cannot be copied."""
 
 
 class _End:
@@ -75,8 +70,7 @@ class FromGenerator(Source):
                 raise ConfigError(f"{what}: {function!r} is not a function").hint(
                     "give a generator function itself, without calling it"
                 )
-        self.values = values
-        self.replay = replay
+        self._held = InProcess((values, replay))
         self.bounded = bounded
         self.buffer = checked_buffer(buffer)
 
@@ -85,18 +79,19 @@ class FromGenerator(Source):
 
     def open_split(self, split: Split, position: int | None) -> SplitReader:
         """Return a reader; its position is the number of values that were read."""
-        if position and self.replay is None:
+        values, replay = self._held.value
+        if position and replay is None:
             LOG.warning(
                 "a generator without replay= is called anew: what it gave after its first %d values"
                 " is lost",
                 position,
             )
-        values, replay = self.values, self.replay
 
         def begin() -> Values:
-            return replay(position) if position and replay is not None else values()
+            begun: Values = replay(position) if position and replay is not None else values()
+            return begun
 
-        return PumpReader(Pump(lambda put: drain(begin(), put), self.buffer), position or 0)
+        return PumpReader(Pump(lambda pump: drain(begin(), pump), self.buffer), position or 0)
 
 
 class FromQueue(Source):
@@ -125,23 +120,14 @@ class FromQueue(Source):
         if isinstance(values, asyncio.Queue) and loop is None:
             loop = _running_loop()
         self.bounded = bounded
-        self._id = uuid4().hex
-        _QUEUES[self._id] = (values, loop)
+        self._held = InProcess((values, loop))
 
     def splits(self, parallelism: int) -> list[Split]:
         return [Split("all")]
 
     def open_split(self, split: Split, position: int | None) -> SplitReader:
-        """Return a reader; its position is the number of values that were read.
-
-        Raises:
-            ConfigError: the queue is in another process.
-        """
-        if self._id not in _QUEUES:
-            raise ConfigError("a queue is in the process that made it, and the job in another").hint(
-                "run the job with workers=0"
-            )
-        values, loop = _QUEUES[self._id]
+        """Return a reader; its position is the number of values that were read."""
+        values, loop = self._held.value
         if loop is None:
             return QueueReader(values, position or 0)
         return AsyncQueueReader(values, loop, position or 0)
@@ -150,16 +136,18 @@ class FromQueue(Source):
 class Pump:
     """Fills a buffer of ``size`` values from a thread, which runs ``fill``, until it is closed.
 
-    All methods are of the reading thread.
+    ``fill`` calls ``put``; ``take`` and ``close`` are for whoever reads.
     """
 
-    def __init__(self, fill: Callable[[Put], None], size: int) -> None:
+    def __init__(self, fill: Callable[[Pump], None], size: int) -> None:
         self._fill = fill
         self._size = size
         self._values: deque[Any] = deque()
         self._changed = threading.Condition()
-        self._is_closed = self._is_done = False
+        self.is_closed = self._is_done = False
         self._error: BaseException | None = None
+        self.interrupt: Callable[[], object] = _nothing
+        """What has the thread return where it waits for a value; set by ``fill``."""
         # A daemon: code that waits for ever must not keep the process from its end.
         self._thread = threading.Thread(target=self._run, name="flowsnap-pump", daemon=True)
         self._thread.start()
@@ -181,24 +169,29 @@ class Pump:
     def close(self) -> None:
         """Have the thread end at its next value."""
         with self._changed:
-            self._is_closed = True
+            self.is_closed = True
             self._values.clear()
             self._changed.notify_all()
+        self.interrupt()
         self._thread.join(CLOSE_S)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether ``put`` would wait."""
+        return len(self._values) >= self._size
 
     def put(self, value: Any) -> bool:
         """Take a value from the thread, as soon as there is room; False: no more is wanted."""
         with self._changed:
-            while len(self._values) >= self._size and not self._is_closed:
+            while self.is_full and not self.is_closed:
                 self._changed.wait()
-            if self._is_closed:
-                return False
-            self._values.append(value)
-            return True
+            if not self.is_closed:
+                self._values.append(value)
+            return not self.is_closed
 
     def _run(self) -> None:
         try:
-            self._fill(self.put)
+            self._fill(self)
         except BaseException as error:  # The user's code: it is raised again where it is read.
             self._error = error
         with self._changed:
@@ -310,30 +303,44 @@ class AsyncQueueReader(SplitReader):
         self._is_asked = False
 
 
-def drain(values: Values, put: Put) -> None:
+def drain(values: Values, pump: Pump) -> None:
     """Put all values, of an async iterator in an event loop of this thread."""
     if isinstance(values, AsyncIterable):
-        asyncio.run(_drain_async(values, put))
+        asyncio.run(_drain_async(values, pump))
         return
     for value in values:
-        if not put(value):
+        if not pump.put(value):
             break
     close = getattr(values, "close", None)
     if close is not None:  # A generator: what it holds is released here, in its own thread.
         close()
 
 
-async def _drain_async(values: AsyncIterable[Any], put: Put) -> None:
-    iterator = cast(AsyncIterator[Any], aiter(values))
+async def _drain_async(values: AsyncIterable[Any], pump: Pump) -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None, "this is a coroutine of asyncio.run"
+
+    def interrupt() -> None:
+        with suppress(RuntimeError):  # The loop may have come to its end.
+            loop.call_soon_threadsafe(task.cancel)
+
+    pump.interrupt = interrupt
+    if pump.is_closed:
+        return
+    iterator = aiter(values)
     try:
         async for value in iterator:
-            # In a thread of the loop: a full buffer must not hold up the user's other tasks.
-            if not await asyncio.to_thread(put, value):
+            # In another thread: a full buffer must not hold up the other tasks of the loop.
+            if not (await asyncio.to_thread(pump.put, value) if pump.is_full else pump.put(value)):
                 break
     finally:
         close = getattr(iterator, "aclose", None)
         if close is not None:
             await close()
+
+
+def _nothing() -> None:
+    """Interrupt nothing: a thread that runs plain code cannot be."""
 
 
 def checked_buffer(buffer: object) -> int:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from flowsnap.config import Duration, duration_ms
-from flowsnap.connectors.python_sources import Pump, PumpReader, Put
+from flowsnap.connectors.python_sources import Pump, PumpReader
 from flowsnap.core.operator import Source, Split, SplitReader
 from flowsnap.errors import ConfigError, StoreUnavailable
 
@@ -79,12 +79,7 @@ class SocketReader(PumpReader):
     """Reads lines that a thread receives."""
 
     def __init__(self, source: SocketText, position: int) -> None:
-        self._line = _Line(source)
-        super().__init__(Pump(self._line.run, BUFFER_LINES), position)
-
-    def close(self) -> None:
-        self._line.close()
-        super().close()
+        super().__init__(Pump(_Line(source).run, BUFFER_LINES), position)
 
 
 class _Line:
@@ -97,13 +92,14 @@ class _Line:
         self._socket: socket.socket | None = None
         self._failures = 0
 
-    def run(self, put: Put) -> None:
+    def run(self, pump: Pump) -> None:
         """Put lines, from one connection after the other.
 
         Raises:
             StoreUnavailable: nobody has answered for too long.
         """
-        while not self._closed.is_set():
+        pump.interrupt = self.close
+        while not (self._closed.is_set() or pump.is_closed):
             try:
                 connection = socket.create_connection(
                     (self._source.host, self._source.port), timeout=CONNECT_S
@@ -117,7 +113,7 @@ class _Line:
                     return
                 self._failures = 0
                 connection.settimeout(None)
-                is_wanted = self._receive(connection, put)
+                is_wanted = self._receive(connection, pump)
             if self._source.bounded or not is_wanted:
                 return
             LOG.warning("%s has closed the connection; connecting again", self._name)
@@ -133,11 +129,11 @@ class _Line:
             except OSError:
                 LOG.debug("%s was closed already", self._name)
 
-    def _receive(self, connection: socket.socket, put: Put) -> bool:
+    def _receive(self, connection: socket.socket, pump: Pump) -> bool:
         decode = self._source.encoding
         try:
             for line in _lines(lambda: connection.recv(1 << 16), self._name):
-                if not put(line.decode(decode, "replace")):
+                if not pump.put(line.decode(decode, "replace")):
                     return False
         except OSError as error:
             LOG.warning("the connection to %s was lost: %s", self._name, error)

@@ -30,6 +30,9 @@ KEPT = (datetime, date, time, timedelta, Decimal, UUID, bytes)
 """Types that stay what they are where a record is taken apart."""
 
 
+_PLAIN = (str, int, float, *KEPT)
+
+
 def check_type(type_: Any) -> None:
     """Check that values can be decoded as ``type_``.
 
@@ -105,14 +108,24 @@ def columns_of(type_: Any) -> dict[str, Any]:
 def rows_of(values: Sequence[Any], columns: Sequence[str]) -> list[list[Any]]:
     """Return records as rows of their columns; a key that a dict does not have is None.
 
+    A list or a tuple is a row already, and of one column any plain value is one.
+
     Raises:
         TypeError: a record has no fields.
-        ValueError: it has a field that is no column.
+        ValueError: it has a field that is no column, or not as many as there are columns.
     """
     rows = []
     known = frozenset(columns)
     for value in values:
-        fields = fields_of(value)
+        if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+            if len(value) != len(columns):
+                raise ValueError(f"{len(value)} fields where there are {len(columns)} columns")
+            rows.append(list(value))
+            continue
+        if len(columns) == 1 and (value is None or isinstance(value, _PLAIN)):
+            rows.append([value])
+            continue
+        fields = value._asdict() if hasattr(value, "_asdict") else fields_of(value)
         if not fields.keys() <= known:
             strays = ", ".join(sorted(map(str, fields.keys() - known)))
             raise ValueError(f"there is no column for {strays}")

@@ -231,7 +231,9 @@ class LookRound(_Message, frozen=True, kw_only=True):
 
 
 class EndOfLoops(_Message, frozen=True, kw_only=True):
-    """Nothing goes round any more: the input of the loops has ended."""
+    """Nothing goes round any more in ``loops``: the input of these tasks has ended."""
+
+    loops: frozenset[TaskId]
 
 
 class Drain(_Message, frozen=True, kw_only=True):

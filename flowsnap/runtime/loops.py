@@ -1,11 +1,16 @@
-"""The job manager's side of the rounds that find out when the loops have come to rest."""
+"""The job manager's side of the rounds that find out when the loops have come to rest.
+
+Loops behind one another end one after the other: what an operator between two of them puts out at
+its end is input of the second, and goes round there. Loops that feed each other end together.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 from flowsnap.core.graph import ExecutionGraph, Index
-from flowsnap.core.ids import AttemptId
+from flowsnap.core.ids import AttemptId, ChainId, TaskId
 from flowsnap.core.message import EndOfLoops, FromWorker, LookRound, RoundSeen, TaskEnded, ToWorker
 from flowsnap.core.rounds import Action, BeginRound, TerminationDetector
 
@@ -16,12 +21,12 @@ class LoopRounds:
     """The rounds of one attempt; a job without loops has none. Returns what to tell all workers."""
 
     def __init__(self, attempt: AttemptId, graph: ExecutionGraph) -> None:
-        index = Index.of(graph)
-        tasks = [task.id for task in graph.tasks]
         self._attempt = attempt
-        self._detector = (
-            TerminationDetector(tasks, index.source_tasks) if index.loop_tasks else None
-        )
+        self._tasks = [task.id for task in graph.tasks]
+        self._ended: set[TaskId] = set()
+        self._stages = stages(graph)
+        self._loops: frozenset[TaskId] = frozenset()
+        self._detector = self._next_stage()
 
     def start(self) -> list[ToWorker]:
         """Take note that the tasks run."""
@@ -33,6 +38,7 @@ class LoopRounds:
             return []
         match message:
             case TaskEnded(task=task):
+                self._ended.add(task)
                 return self._carry_out(self._detector.task_ended(task, now_ms))
             case RoundSeen(report=report):
                 return self._carry_out(self._detector.report(report, now_ms))
@@ -49,14 +55,55 @@ class LoopRounds:
         """Return when ``time_passed`` is wanted."""
         return None if self._detector is None else self._detector.next_deadline_ms()
 
+    def _next_stage(self) -> TerminationDetector | None:
+        stage = next(self._stages, None)
+        if stage is None:
+            return None
+        self._loops, feeders = stage
+        return TerminationDetector(self._tasks, feeders - self._ended)
+
     def _carry_out(self, actions: list[Action]) -> list[ToWorker]:
-        assert self._detector is not None
         messages: list[ToWorker] = []
         for action in actions:
             if isinstance(action, BeginRound):
                 LOG.debug("round %d of looking whether the loops are at rest", action.number)
                 messages.append(LookRound(attempt=self._attempt, number=action.number))
             else:
-                LOG.info("%s: the loops have come to rest", self._detector.describe())
-                messages.append(EndOfLoops(attempt=self._attempt))
+                messages += self._end()
         return messages
+
+    def _end(self) -> list[ToWorker]:
+        """End the loops of this stage, and go on with those behind them."""
+        assert self._detector is not None
+        LOG.info("%s: the loops have come to rest", self._detector.describe())
+        end = EndOfLoops(attempt=self._attempt, loops=self._loops)
+        number, self._detector = self._detector.number, self._next_stage()
+        if self._detector is None:
+            return [end]
+        self._detector.number = number  # Tasks look at each round once.
+        return [end, *self.start()]
+
+
+def stages(graph: ExecutionGraph) -> Iterator[tuple[frozenset[TaskId], frozenset[TaskId]]]:
+    """Yield the loops that end together, in order, with the tasks that have to end before them."""
+    index = Index.of(graph)
+    above: dict[ChainId, set[ChainId]] = {chain.id: set() for chain in graph.chains}
+    for edge in graph.edges:
+        above[edge.target].add(edge.source)
+    ancestors = {task: _reached(index.task(task).chain, above) for task in index.loop_tasks}
+    for group in sorted(set(ancestors.values()), key=lambda one: (len(one), sorted(one))):
+        loops = frozenset(task for task in index.loop_tasks if ancestors[task] == group)
+        chains = {index.task(task).chain for task in loops}
+        before = {chain for chain in group if chains.isdisjoint(_reached(chain, above))}
+        feeders = {task.id for task in graph.tasks if task.chain in before}
+        yield loops, frozenset(feeders.union(index.source_tasks))
+
+
+def _reached(chain: ChainId, above: dict[ChainId, set[ChainId]]) -> frozenset[ChainId]:
+    """Return a chain and all that it gets records from."""
+    found, waiting = {chain}, [chain]
+    while waiting:
+        new = above[waiting.pop()] - found
+        found |= new
+        waiting += new
+    return frozenset(found)

@@ -382,7 +382,7 @@ def _tell(task: TaskRunner, message: ToWorker) -> None:
             task.align(minimums)
         case LookRound(number=number) if task.is_loop or not task.inputs:
             task.look(number)
-        case EndOfLoops():
+        case EndOfLoops(loops=loops) if task.id in loops:
             task.end_loop()
         case Drain() if task.source is not None:
             task.source.drain()

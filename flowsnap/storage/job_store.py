@@ -75,6 +75,7 @@ class JobStore:
         self._place = place
         self._is_read_only = is_read_only
         self._manifests: dict[CheckpointId, CheckpointManifest] = {}
+        self._attempt = AttemptId(0)  # the newest that was begun here
         self._is_settled = False  # whether what seems to be deleted is surely gone
         self._identity = self._identify()
 
@@ -149,6 +150,7 @@ class JobStore:
             raise StorageError(f"attempt {attempt} was begun by another job manager").hint(
                 "two job managers work on the same job: stop one of them"
             )
+        self._attempt = attempt
         # The newest records are enough to go on counting, and to tell who was there.
         with suppress(StorageError):
             for old in sorted(begun)[: max(0, len(begun) + 1 - ATTEMPTS_KEPT)]:
@@ -316,6 +318,10 @@ class JobStore:
             StorageError: it stopped half-way; the next call goes on. Nothing kept is affected.
         """
         self._check_writable()
+        newest = self.newest_attempt()
+        if newest is not None and newest > self._attempt:
+            # It may be storing files that we know nothing of: they would look unreferenced.
+            raise StorageError(f"nothing is deleted: attempt {newest} has begun")
         complete = self.checkpoints()
         kept = set(protected)
         if pending:

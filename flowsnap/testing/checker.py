@@ -357,10 +357,18 @@ def is_inside(node: Node, operator: str) -> bool:
 
 
 def hops_before(node: Node, moving: Iterable[tuple[str, Any]]) -> Counter[int]:
-    """Return the hops that records in the channels of a loop have still before them."""
-    inside = [value for target, value in moving if is_inside(node, target)]
-    trails = (reference.trail(number, *left)[0] for _, number, _, *left in inside)
-    return Counter(number % node.number for one in trails for number in one)
+    """Return the hops that records in the channels of a loop have still before them.
+
+    Where the ways part, every record goes into each of them, and a filter lets it into one.
+    """
+    found: Counter[int] = Counter()
+    for target, (_, number, _, left, laps_left) in (
+        one for one in moving if is_inside(node, one[0])
+    ):
+        filters = {"again": left > 0, "done": left == 0, "back": laps_left > 0, "through": False}
+        if filters.get(target.partition(".")[2], True):
+            found.update(one % node.number for one in reference.trail(number, left, laps_left)[0])
+    return found
 
 
 def difference(found: Counter[Record], expected: Counter[Record]) -> str:

@@ -170,7 +170,7 @@ class ControlLink:
 
     def _send_up(self, identity: bytes, data: bytes) -> None:
         world, hub = self._world, self._hub
-        self._up_us = at_us = max(self._up_us, world.now_us + self._delay_us())
+        self._up_us = at_us = max(self._up_us + 1, world.now_us + self._delay_us())
 
         def arrive() -> None:
             if self._arrives(at_us) and hub.owner.is_alive:
@@ -181,7 +181,7 @@ class ControlLink:
 
     def _send_down(self, data: bytes) -> None:
         world = self._world
-        self._down_us = at_us = max(self._down_us, world.now_us + self._delay_us())
+        self._down_us = at_us = max(self._down_us + 1, world.now_us + self._delay_us())
 
         def arrive() -> None:
             if self._arrives(at_us) and self.process.is_alive:

@@ -36,6 +36,7 @@ CLASSES: dict[str, str] = {
     "attempt": r"attempts/\d+\.json",
     "reservation": r"checkpoints/\d+/begun",
     "manifest": r"checkpoints/\d+/manifest\.json",
+    "completion": r"checkpoints/\d+/completion\.json",
     "table": r"shared/[^/]+\.sst",
     "task file": r"checkpoints/\d+/[^/]+\.\d+/[^/]+",
 }

@@ -107,7 +107,7 @@ def test_a_job_has_no_port_and_no_shared_memory_and_leaves_no_file_behind(tmp_pa
     # Of a checkpoint that the end overtook: the next start removes it.
     assert set(found.values()) <= {"unreferenced"}
     left = [name for name in found if (run.state / "per-user" / name).exists()]
-    assert [name for name in left if not name.endswith(".json")] == []
+    assert left == []
     assert list((run.state / "per-user" / "work").iterdir()) == []
     assert list(scratch.iterdir()) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -13,11 +14,14 @@ from threading import Event
 from typing import Any, ClassVar
 
 import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flowsnap import failpoint
-from flowsnap.connectors import Collect, JsonLinesFiles
+from flowsnap.connectors import Collect, CommittedCallback, CsvFiles, JsonLinesFiles
 from flowsnap.connectors.epoch_log import EpochMarker
+from flowsnap.connectors.parquet_files import ParquetFiles
 from flowsnap.connectors.postgres import Postgres
 from flowsnap.connectors.sqlite import SQLite
 from flowsnap.core.element import Batch
@@ -229,6 +233,46 @@ def json_lines(directory: Path) -> tuple[Sink, Visible]:
     return JsonLinesFiles(directory / "out", existing="append"), visible
 
 
+def parted(directory: Path) -> tuple[Sink, Visible]:
+    def visible() -> list[Any]:
+        parts = sorted((directory / "out").glob("*/part-*.jsonl.gz"))
+        return [json.loads(line) for part in parts for line in gzip.open(part)]
+
+    template = JsonLinesFiles(
+        directory / "out",
+        existing="append",
+        partition_by=lambda value: str(value % 3),
+        roll_size=1,
+        compression="gzip",
+    )
+    return template, visible
+
+
+def csv(directory: Path) -> tuple[Sink, Visible]:
+    def visible() -> list[Any]:
+        parts = sorted((directory / "out").glob("part-*.csv"))
+        return [int(line) for part in parts for line in part.read_text().split()[1:]]
+
+    return CsvFiles(directory / "out", columns=["n"], existing="append"), visible
+
+
+def parquet(directory: Path) -> tuple[Sink, Visible]:
+    def visible() -> list[Any]:
+        parts = sorted((directory / "out").glob("part-*.parquet"))
+        return [row["n"] for part in parts for row in pq.read_table(part).to_pylist()]
+
+    schema = pa.schema([("n", pa.int64())])
+    return ParquetFiles(directory / "out", schema=schema, existing="append"), visible
+
+
+def callback(_: Path) -> tuple[Sink, Visible]:
+    told: dict[EpochMarker, list[Any]] = {}
+    template = CommittedCallback(
+        lambda records, epoch: told.update({epoch: records}), applied=told.__contains__
+    )
+    return template, lambda: [value for records in told.values() for value in records]
+
+
 def collect(_: Path) -> tuple[Sink, Visible]:
     sink = Collect()
     return sink, lambda: sink.values
@@ -280,6 +324,10 @@ def postgres_eager(dsn: str) -> tuple[Sink, Visible]:
 
 IN_FILES: dict[str, Callable[[Path], tuple[Sink, Visible]]] = {
     "json lines": json_lines,
+    "json lines in directories": parted,
+    "csv": csv,
+    "parquet": parquet,
+    "committed callback": callback,
     "collect": collect,
     "sqlite": sqlite,
     "sqlite, epochs in files": sqlite_by_file,
@@ -293,7 +341,8 @@ IN_SERVERS: dict[str, Callable[[str], tuple[Sink, Visible]]] = {
 }
 EPOCH_LOGS = ["sqlite", "sqlite, epochs in files", "sqlite by key", "postgres", "postgres by key"]
 EAGER = ["sqlite at least once", "postgres at least once"]
-SINKS = ["json lines", "collect", "sqlite", "sqlite, epochs in files", "postgres"]
+FILES = ["json lines", "json lines in directories", "csv", "parquet"]
+SINKS = [*FILES, "committed callback", "collect", "sqlite", "sqlite, epochs in files", "postgres"]
 
 Case = tuple[Job, Visible]
 

@@ -11,9 +11,13 @@ from typing import Any
 
 import msgspec
 import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 
-from flowsnap.connectors import FromIterable, Generator, JsonLinesFiles, TextFiles
+from flowsnap.connectors import CsvFiles, FromIterable, Generator, JsonLinesFiles, TextFiles
+from flowsnap.connectors.parquet_files import ParquetFiles
 from flowsnap.connectors.postgres_table import PostgresTable
 from flowsnap.core.operator import Source, Split, SplitReader
 from flowsnap.serialize import dump, load
@@ -41,6 +45,29 @@ def json_lines(directory: Path) -> tuple[Source, list[Any]]:
     return source, [{"n": n} for n in NUMBERS]
 
 
+ROWS = [{"a": str(n), "b": "x;y" if n % 3 else 'say "ä"'} for n in range(20)]
+CELLS = [f'{row["a"]},"{row["b"].replace(chr(34), chr(34) * 2)}"' for row in ROWS]
+FRAMES = [zstandard.compress(TEXT[start : start + 50]) for start in range(0, len(TEXT), 50)]
+
+
+def csv(name: str, data: str, **settings: Any) -> Make:
+    def make(directory: Path) -> tuple[Source, list[Any]]:
+        raw = data.encode()
+        (directory / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+        expected = [{**row, "b": row["b"].replace(";", "\n")} for row in ROWS]
+        return CsvFiles(directory, batch_bytes=9, **settings), expected if settings.get(
+            "multiline"
+        ) else ROWS
+
+    return make
+
+
+def parquet(directory: Path) -> tuple[Source, list[Any]]:
+    table = pa.Table.from_pylist(ROWS)
+    pq.write_table(table, directory / "in.parquet", row_group_size=3)
+    return ParquetFiles(directory, split_bytes=200), ROWS
+
+
 def several_files(directory: Path) -> tuple[Source, list[Any]]:
     for name in ("a", "b", "c"):
         (directory / name).write_text(f"{name}1\n{name}2")
@@ -54,6 +81,13 @@ SOURCES: dict[str, Make] = {
     "text with carriage returns": text("in.txt", TEXT.replace(b"\n", b"\r\n"), split_bytes=10),
     "text with a mark": text("in.txt", b"\xef\xbb\xbf" + TEXT, split_bytes=10),
     "gzip": text("in.gz", gzip.compress(TEXT)),
+    "zstd": text("in.zst", b"".join(FRAMES)),
+    "csv": csv("in.csv", "\n".join(["a,b", *CELLS]), split_bytes=30),
+    "csv without a header": csv("in.csv", "\r\n".join(CELLS), header=False, columns=["a", "b"]),
+    "csv, fields over lines": csv(
+        "in.csv.gz", "\n".join(["a,b", *CELLS]).replace(";", "\n"), multiline=True
+    ),
+    "parquet": parquet,
     "several files": several_files,
     "json lines": json_lines,
     "generator": lambda _: (Generator(str, 7), [str(n) for n in range(7)]),

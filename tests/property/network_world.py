@@ -35,6 +35,7 @@ class World:
         self._state = directory / "state" / network.name
         self._chance = Random(seed)
         self._clock = HandClock(0)
+        network._invariants.clear()  # A thread checks them: the same seed would do other things.
         definition = network._drawn(Collect(), self.log).definition()
         self._job = LocalJob(directory, definition, self._clock, job_config(SETTINGS))
 

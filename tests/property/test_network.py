@@ -140,7 +140,7 @@ def line(names: str, seed: int) -> Network:
 @pytest.mark.parametrize("initiators", [["p"], ["q"], []], ids=str)
 def test_token_is_seen_in_all_its_four_states_and_never_twice(initiators: list[str]) -> None:
     seen = set()
-    for seed in range(4):
+    for seed in range(6):
         with world_of(token_pair.network(turns=10_000), seed) as world:
             world.step(5)
             for _ in range(6):

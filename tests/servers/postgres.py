@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests.servers.required import unavailable
 
 HOW_TO_GET_IT = (
     "PostgreSQL is not installed, so its connectors are NOT tested: "
@@ -123,7 +123,7 @@ def running() -> Iterator[Server]:
     """Yield a server of one's own; skip, and say how to get it, where it is not installed."""
     place = programs()
     if place is None:
-        pytest.skip(HOW_TO_GET_IT)
+        unavailable(HOW_TO_GET_IT)
     # Not below pytest's directory: another user has to enter it, and a socket's path is short.
     directory = Path(tempfile.mkdtemp(prefix="flowsnap-pg-"))
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import os
 import shutil
 import socket
@@ -26,7 +27,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 START_S = 120
-HOW = "install Java 17 and Maven (apt install openjdk-17-jre-headless maven), then run again"
+TOOLS = ("java", "mvn")
+HOW = "apt-get install openjdk-17-jre-headless maven, or brew install openjdk maven"
 JAVA = ("java", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp")
 SETTINGS = {
     "process.roles": "broker,controller",
@@ -153,13 +155,19 @@ def broker() -> Broker:
 
 
 def skip_without_tools() -> None:
-    """Skip the test where no broker can be run, and say what is missing."""
-    import pytest
+    """Skip the test where no broker can be run, and say what is missing; or fail it."""
+    from tests.servers.required import unavailable  # not there where this file is a program
 
-    pytest.importorskip("confluent_kafka", reason="pip install 'flowsnap[kafka]'")
-    missing = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
+    if importlib.util.find_spec("confluent_kafka") is None:
+        unavailable("no Kafka client: pip install 'flowsnap[kafka]'")
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
-        pytest.skip(f"no Kafka broker without {' and '.join(missing)}: {HOW}")
+        unavailable(f"no Kafka broker without {' and '.join(missing)}: {HOW}")
+
+
+def download() -> int:
+    """Have Maven download the jars of a broker, unless they are here; return how many they are."""
+    return len(_classpath().split(":"))
 
 
 _HELD: list[int] = []

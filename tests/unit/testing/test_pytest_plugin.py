@@ -25,7 +25,7 @@ def run(pytester: pytest.Pytester, text: str, *options: str) -> pytest.RunResult
     """Run pytest on a test file, with the plugin if it is not installed as one."""
     pytester.makepyfile(PIPELINE + text)
     is_installed = bool(entry_points(group="pytest11", name="flowsnap"))
-    plugin = () if is_installed else ("-p", "_flowsnap_pytest")
+    plugin = () if is_installed else ("-p", "flowsnap.pytest_plugin")
     return pytester.runpytest("-p", "no:cacheprovider", "-p", "no:xdist", *plugin, *options)
 
 
@@ -128,11 +128,11 @@ def test_one(seed):
 
 
 def test_plugin_imports_nothing_of_flowsnap() -> None:
-    code = "import sys, _flowsnap_pytest; print([n for n in sys.modules if 'flowsnap' in n])"
+    code = "import sys, flowsnap.pytest_plugin; print([n for n in sys.modules if 'flowsnap' in n])"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert done.stdout.strip() == "['_flowsnap_pytest']"
+    assert done.stdout.strip() == "['flowsnap', 'flowsnap.pytest_plugin']"
 
 
 def test_kit_is_imported_when_it_is_used() -> None:

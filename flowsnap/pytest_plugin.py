@@ -1,7 +1,7 @@
 """The pytest plugin of flowsnap: a fixture, a marker, and an option. See ``docs/testing.md``.
 
-It stands outside of the package, because importing anything of that would import the whole API at
-the start of every pytest in this environment, whether it tests a pipeline or not.
+It imports nothing of the engine until a test asks for it: it is loaded at the start of every pytest
+in this environment, whether that tests a pipeline or not.
 """
 
 from __future__ import annotations

@@ -1,0 +1,58 @@
+"""Trying again what a service refused for the moment: bounded, further and further apart, jittered.
+
+Half of each pause is chance, as in "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015): workers that
+failed together do not come back together.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+R = TypeVar("R")
+
+
+class Transient(Exception):
+    """What a call raises that may succeed the next time; ``__cause__`` is what happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often, and how far apart, a call is repeated.
+
+    ``sleep``, ``now_s`` and ``chance`` are the outside world; ``chance`` returns from [0, 1).
+    """
+
+    tries_max: int = 8
+    pause_ms_first: int = 100
+    pause_ms_max: int = 5_000
+    total_ms_max: int = 60_000
+    sleep: Callable[[float], None] = time.sleep
+    now_s: Callable[[], float] = time.monotonic
+    chance: Callable[[], float] = random.random
+
+    def pause_ms(self, tries: int) -> float:
+        """Return how long to wait after the ``tries``-th try that has failed."""
+        longest = min(self.pause_ms_max, self.pause_ms_first * 2 ** (tries - 1))
+        return longest * (0.5 + self.chance() / 2)
+
+    def run(self, call: Callable[[], R]) -> R:
+        """Call until it does not raise ``Transient``; no pause begins that would end too late.
+
+        Raises:
+            Transient: the last one.
+        """
+        until_s = self.now_s() + self.total_ms_max / 1000
+        tries = 1
+        while True:
+            try:
+                return call()
+            except Transient:
+                pause_s = self.pause_ms(tries) / 1000
+                if tries >= self.tries_max or self.now_s() + pause_s > until_s:
+                    raise
+            self.sleep(pause_s)
+            tries += 1
