@@ -12,6 +12,7 @@ is done with their records afterwards does not change the snapshot.
 
 from __future__ import annotations
 
+import pickle
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import compress
@@ -59,7 +60,7 @@ class Recording:
         number = self._numbers.setdefault(channel, len(self._numbers))
         batches, records = self._counts.get(channel, (0, 0))
         self._counts[channel] = batches + 1, records + len(batch)
-        blob = serialize.dump((batch.values, batch.timestamps, batch.keys))
+        blob = self._encode(channel, batch)
         try:
             if self._file is None:
                 self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -67,6 +68,15 @@ class Recording:
             self._file.write(_HEAD.pack(number, len(blob)) + blob)
         except OSError as error:
             raise StateError(f"cannot record channel state in {self.path}: {error}") from error
+
+    def _encode(self, channel: ChannelId, batch: Batch) -> bytes:
+        try:
+            return serialize.dump((batch.values, batch.timestamps, batch.keys))
+        except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as error:
+            target = self._channels[channel].target
+            raise StateError(
+                f"a record in transit to operator {target!r} cannot be recorded: {error}"
+            ).hint("aligned checkpoints record nothing: checkpoint_alignment='aligned'") from error
 
     def finish(self) -> None:
         """Take nothing more; the file is whole."""
