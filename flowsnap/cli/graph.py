@@ -33,6 +33,7 @@ _SHAPES = {
     OperatorKind.SOURCE: '(["{}"])',
     OperatorKind.OPERATOR: '["{}"]',
     OperatorKind.SINK: '[/"{}"/]',
+    OperatorKind.LOOP: '(("{}"))',
 }
 
 
@@ -99,6 +100,7 @@ def _tasks(chain: ChainSpec, execution: ExecutionGraph, *, is_keyed: bool) -> It
 def _edge(edge: ChainEdge, execution: ExecutionGraph) -> str:
     target = execution.chains[edge.target]
     facts = [plural(len(edge.channels), "channel"), _WHY[edge.partitioning]]
+    facts += ["fed back"] if edge.is_feedback else []
     facts += [f"side output {edge.tag!r}"] if edge.tag else []
     facts += [f"input {edge.port}"] if edge.port else []
     return f"to chain {edge.target} ({target.operators[0]}): {', '.join(facts)}"
@@ -116,7 +118,8 @@ def as_mermaid(job: JobGraph, execution: ExecutionGraph) -> str:
         lines.append("  end")
     chain_of = {name: chain.id for chain in execution.chains for name in chain.operators}
     for edge in job.edges:
-        is_chained = chain_of[edge.source] == chain_of[edge.target]
-        arrow = "-->" if is_chained else f"-->|{edge.tag or edge.partitioning}|"
+        is_chained = chain_of[edge.source] == chain_of[edge.target] and not edge.is_feedback
+        arrow = "-.->" if edge.is_feedback else "-->"
+        arrow += "" if is_chained else f"|{edge.tag or edge.partitioning}|"
         lines.append(f"  {nodes[edge.source]} {arrow} {nodes[edge.target]}")
     return "\n".join(lines)

@@ -81,3 +81,25 @@ def test_the_diagram_has_a_box_for_each_chain_and_an_arrow_for_each_edge() -> No
         "  n0 -->|hash| n1",
         "  n1 --> n2",
     ]
+
+
+def test_what_is_fed_back_is_drawn_as_a_broken_line_to_a_circle() -> None:
+    again, step, out = map(OperatorId, ("again", "step", "out"))
+    job = JobGraph(
+        name="loop",
+        operators=(
+            OperatorSpec(again, OperatorKind.LOOP, 1, "Loop"),
+            OperatorSpec(step, OperatorKind.OPERATOR, 1, "Map"),
+            OperatorSpec(out, OperatorKind.SINK, 1, "Collect"),
+        ),
+        edges=(
+            EdgeSpec(again, step, Partitioning.FORWARD),
+            EdgeSpec(step, out, Partitioning.FORWARD),
+            EdgeSpec(step, again, Partitioning.FORWARD, is_feedback=True),
+        ),
+    )
+    execution = build_execution_graph(job, 1)
+
+    assert 'n0(("again"))' in as_mermaid(job, execution)
+    assert "n1 -.->|forward| n0" in as_mermaid(job, execution)
+    assert "to the task of the same index, fed back" in as_text(job, execution)
