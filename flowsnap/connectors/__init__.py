@@ -23,11 +23,11 @@ from flowsnap.connectors.text_files import TextFiles
 
 if TYPE_CHECKING:
     from flowsnap.connectors.parquet_files import ParquetFiles
-    from flowsnap.connectors.python_sources import END, FromGenerator, FromQueue
-    from flowsnap.connectors.socket_text import SocketText
     from flowsnap.connectors.postgres import Postgres
     from flowsnap.connectors.postgres_cdc import Change, PostgresChanges
     from flowsnap.connectors.postgres_table import PostgresTable
+    from flowsnap.connectors.python_sources import END, FromGenerator, FromQueue
+    from flowsnap.connectors.socket_text import SocketText
 
 __all__ = [
     "TextFiles",

@@ -15,6 +15,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -188,6 +189,9 @@ class PartitionedParts:
     def close(self) -> None:
         """Drop what was written and not prepared."""
         dropped = [*self._open.values(), *self._ended]
+        for part in self._open.values():
+            with suppress(OSError, ValueError):  # It is dropped: its content need not be complete.
+                part.body.close()
         self._open, self._ended = {}, []
         with translated(f"dropping uncommitted output below {self._root}"):
             for part in dropped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flowsnap.core.ids import CheckpointId, TaskId, WorkerId
@@ -136,3 +137,8 @@ class CheckedRecovery(Recovery):
     def reserve(self, checkpoint_id: CheckpointId) -> None:
         super().reserve(checkpoint_id)
         self.cluster.checker.reserved(checkpoint_id)
+
+    def export(self, checkpoint_id: CheckpointId, name: str) -> Path:
+        path = super().export(checkpoint_id, name)
+        self.cluster.world.trace.reached("savepoint made")
+        return path

@@ -60,6 +60,7 @@ class Checker:
         self.durable: dict[CheckpointId, CheckpointManifest] = {}
         self.covered: set[str] = set()
         self.newest_attempt = AttemptId(0)  # whose record is durable
+        self.is_drained = False
         self._contents: dict[str, Inode] = {}
         self._durable: dict[str, Inode] = {}
         self._seen: set[str] = set()
@@ -162,12 +163,7 @@ class Checker:
 
     def _check_output(self, manifest: CheckpointManifest) -> None:
         """C3: what a checkpoint covers is the function of the input that it has read."""
-        positions: dict[str, dict[str, int]] = {
-            source: dict.fromkeys(splits, 0) for source, splits in self.workload.inputs.items()
-        }
-        for task in manifest.tasks:
-            for split in task.splits:
-                positions[task.operators[0]][split.split] = split.position or 0
+        positions = self._positions(manifest)
         # What is in transit has been read and has not come out.
         is_moving = any(task.channels for task in manifest.tasks)
         covered, where = prepared(manifest), f"checkpoint {manifest.checkpoint_id} at {positions}"
@@ -186,6 +182,15 @@ class Checker:
             if found != wanted if is_exact else not found <= wanted:
                 self.world.fail(f"C3: {where}, {sink.name}: " + difference(found, wanted))
         self._check_state(manifest, expected, where)
+
+    def _positions(self, manifest: CheckpointManifest) -> dict[str, dict[str, int]]:
+        positions: dict[str, dict[str, int]] = {
+            source: dict.fromkeys(splits, 0) for source, splits in self.workload.inputs.items()
+        }
+        for task in manifest.tasks:
+            for split in task.splits:
+                positions[task.operators[0]][split.split] = split.position or 0
+        return positions
 
     def _check_state(
         self, manifest: CheckpointManifest, expected: dict[bool, list[Streams]], where: str
@@ -306,8 +311,8 @@ class Checker:
         """The job manager hears a worker."""
         reached = self.world.trace.reached
         if isinstance(message, Acknowledged):
-            pending = None if attempt is None else attempt.coordinator.pending
-            if pending is None or pending.checkpoint_id != message.checkpoint_id:
+            pending = () if attempt is None else attempt.coordinator.all_pending
+            if all(one.checkpoint_id != message.checkpoint_id for one in pending):
                 reached("late acknowledgement")
         elif isinstance(message, Declined):
             reached("checkpoint declined")
@@ -329,7 +334,7 @@ class Checker:
 
     def check_end(self) -> None:
         """C4: everything is visible, once; and nothing of ours is left prepared."""
-        for sink, expected in self.workload.expected().items():
+        for sink, expected in self._expected().items():
             found = Counter(self.system.visible(sink))
             if found != expected:
                 self.world.fail(f"C4: at the end, {sink}: {difference(found, expected)}")
@@ -338,6 +343,14 @@ class Checker:
             is_old = transaction.prepared_at_us < self._begun_at_us  # A zombie's may be younger.
             if transaction.state == "prepared" and (is_old or transaction.attempt == last):
                 self.world.fail(f"C4: {transaction.id} is left prepared")
+
+    def _expected(self) -> dict[str, Counter[Record]]:
+        """Return the output for all input; of a drained job, for what it has read."""
+        if not self.is_drained or not self.workload.sinks:
+            return self.workload.expected()
+        positions = self._positions(self.durable[max(self.durable)])
+        streams = self.workload.expected_of(positions, is_ended=True)
+        return {sink.name: reference.bag(streams[sink.index]) for sink in self.workload.sinks}
 
 
 def operator_states(manifest: CheckpointManifest) -> Iterator[OperatorStateValues]:

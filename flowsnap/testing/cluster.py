@@ -281,11 +281,13 @@ class Cluster:
 
 
 def draw_alignment(chance: Random) -> dict[str, Any]:
-    """Return whether barriers wait, overtake, or wait for a while."""
+    """Return whether barriers wait, overtake, or wait for a while, and how many may be sent."""
     draw = chance.random()
     if draw < 0.2:
         return {"checkpoint_alignment": "unaligned"}
-    return {"alignment_timeout_ms": chance.choice((1, 5, 20))} if draw < 0.4 else {}
+    if draw < 0.4:
+        return {"alignment_timeout_ms": chance.choice((1, 5, 20))}
+    return {"checkpoints_concurrent": chance.choice((1, 1, 1, 2, 3))}
 
 
 def draw_config(world: World) -> JobConfig:

@@ -153,10 +153,6 @@ class _Worlds:
     ) -> None:
         pipeline = make()
         drawn = pipeline.definition(1)
-        if any(edge.is_feedback for edge in drawn.graph.edges):
-            raise ConfigError(f"simulate: pipeline {pipeline.name!r} has a loop").hint(
-                "the checks of the simulator do not know loops; a Harness does"
-            )
         sinks = ends_of(drawn, Sink)
         for name in views:
             if name not in sinks:
@@ -232,7 +228,7 @@ def simulate(
     ``pipeline`` must be a function, which makes a new pipeline with a new target for each world.
 
     Raises:
-        ConfigError: an input is missing, a name unknown; the pipeline does not end, or has a loop.
+        ConfigError: an input is missing, a name unknown; the pipeline does not end.
         OperatorError: the user's code raises without any fault.
     """
     if isinstance(pipeline, Pipeline):

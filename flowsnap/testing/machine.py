@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flowsnap.core.graph import build_execution_graph
-from flowsnap.core.ids import CheckpointId, WorkerId
+from flowsnap.core.graph import Index, build_execution_graph
+from flowsnap.core.ids import CheckpointId, TaskId, WorkerId
 from flowsnap.core.job import JobState
 from flowsnap.core.message import (
     AbortCheckpoint,
     CompleteCheckpoint,
+    Drain,
     FromWorker,
     LookRound,
     ToWorker,
@@ -171,6 +172,7 @@ class ManagerProcess(Process):
         self.hub = ControlHub(self.world, self, self._heard, self._told)
         self._triggered_us: dict[int, int] = {}
         self._finals: set[int] = set()
+        self._heads: frozenset[TaskId] = frozenset()
         self.announced = CheckpointId(0)
         self.launcher: ProcessLauncher | InlineLauncher
         self.launcher = ProcessLauncher(cluster, self) if workers else InlineLauncher(self)
@@ -217,6 +219,8 @@ class ManagerProcess(Process):
         recovery.cluster = cluster
         recovery.submit()
         graph = build_execution_graph(definition.graph, self._workers)
+        index = Index.of(graph)
+        self._heads = frozenset((*index.source_tasks, *index.loop_tasks))
         around = Surroundings(self.clock, self.hub, self.launcher, recovery, self.world.schedule)
         self.manager = JobManager(graph, cluster.config, around)
         self.manager.start()
@@ -256,9 +260,18 @@ class ManagerProcess(Process):
             self.world.trace.reached("a killed worker is still heard")
         self.cluster.checker.heard(message, self.manager._attempt)
 
+    def _look_at_trigger(self, trigger: TriggerCheckpoint) -> None:
+        assert self.manager is not None
+        attempt = self.manager._attempt
+        if attempt is not None and len(attempt.coordinator.all_pending) > 1:
+            self.world.trace.reached("two checkpoints under way")
+        if not trigger.tasks <= self._heads:
+            self.world.trace.reached("checkpoint begun inside")
+
     def _told(self, message: ToWorker) -> None:
         match message:
             case TriggerCheckpoint(checkpoint_id=checkpoint_id, is_final=is_final):
+                self._look_at_trigger(message)
                 self._triggered_us[checkpoint_id] = self.world.now_us
                 if is_final:
                     self._finals.add(checkpoint_id)
@@ -272,5 +285,7 @@ class ManagerProcess(Process):
                 self.announced = checkpoint_id
             case LookRound(number=number) if number > 1:
                 self.world.trace.reached("another round is made")
+            case Drain():
+                self.world.trace.reached("drained")
             case _:
                 pass

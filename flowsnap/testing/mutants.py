@@ -141,6 +141,7 @@ def table() -> str:
 def load() -> dict[str, Mutant]:
     """Return all mutants."""
     from flowsnap.testing import (  # noqa: F401, PLC0415 - they enter themselves
+        mutations_channels,
         mutations_output,
         mutations_protocol,
         mutations_state,

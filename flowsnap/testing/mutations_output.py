@@ -68,6 +68,22 @@ def last_output_that_nobody_waits_for(patch: Patch) -> None:
     patch.set(CommitRound, "is_done", property(lambda self: self._expected is not None))
 
 
+@mutant("C3", "C4")
+def empty_prepare_that_is_not_in_the_snapshot(patch: Patch) -> None:
+    """A sink that had nothing to prepare leaves out what it has promised before."""
+    add, pending = SinkCommits.add, SinkCommits.pending
+
+    def remember(self: Any, checkpoint_id: Any, committable: Any) -> None:
+        self._is_empty = committable is None
+        add(self, checkpoint_id, committable)
+
+    def promised(self: Any) -> Any:
+        return () if getattr(self, "_is_empty", False) else pending(self)
+
+    patch.set(SinkCommits, "add", remember)
+    patch.set(SinkCommits, "pending", promised)
+
+
 @mutant("C4")
 def transaction_that_is_used_again(patch: Patch) -> None:
     """The id of a transaction does not tell one checkpoint from the next."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from random import Random
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from flowsnap.core.coordinator import Alignment, Wish
+from flowsnap.runtime.job_manager import JobManager
 from flowsnap.testing.machine import ManagerProcess, WorkerProcess
 from flowsnap.testing.process import Process
 from flowsnap.testing.trouble import CALLS, EVERYBODY, MANAGER, POINTS, SELF, Fault
@@ -16,7 +19,9 @@ from flowsnap.testing.world import Actor, Point
 if TYPE_CHECKING:
     from flowsnap.testing.cluster import Cluster
 
-MOMENT_KINDS = {"kill", "pause", "reset", "drop", "control", "wall", "stop", "zombie"}
+WISHES = {"stop", "drain", "savepoint", "ask"}
+MOMENT_KINDS = WISHES | {"kill", "pause", "reset", "drop", "control", "wall", "zombie"}
+ALIGNMENTS: tuple[Alignment | None, ...] = (None, "aligned", "unaligned")
 
 
 class Striking:
@@ -84,13 +89,15 @@ class Striking:
             return
         reached("job manager killed")
         assert isinstance(process, ManagerProcess)
+        self._look_at_manager(process)
+
+    def _look_at_manager(self, process: ManagerProcess) -> None:
+        reached, checker = self._world.trace.reached, self._cluster.checker
         attempt = None if process.manager is None else process.manager._attempt
         if process.manager is not None and process.manager.is_done:
             reached("crash after the end")
-        pending = None if attempt is None else attempt.coordinator.pending
-        checker = self._cluster.checker
-        if pending is not None and pending.is_writing:
-            id = pending.checkpoint_id
+        all_pending = () if attempt is None else attempt.coordinator.all_pending
+        for id in (one.checkpoint_id for one in all_pending if one.is_writing):
             if id not in checker.complete:
                 reached("crash before the manifest is visible")
             elif id not in checker.durable:
@@ -130,8 +137,8 @@ class Striking:
             "drop": self._drop,
             "control": self._lose_control,
             "wall": self._jump,
-            "stop": self._stop,
             "zombie": self._make_zombies,
+            **dict.fromkeys(WISHES, self._wish),
         }
         self._world.note("fault", f"{fault.kind} {fault.who} {fault.value}")
         actions[fault.kind](fault)
@@ -221,8 +228,30 @@ class Striking:
         self._world.trace.reached("wall clock jumped")
         self._world.time.wall_offset_ms += fault.value
 
-    def _stop(self, fault: Fault) -> None:
-        manager = self._cluster.manager
-        if manager is not None and manager.manager is not None:
-            manager.manager.request_stop()
-            manager.wake(self._world.now_us)
+    def _wish(self, fault: Fault) -> None:
+        """Have the user want something of the job manager, if there is one."""
+        process = self._cluster.manager
+        if process is None or process.manager is None:
+            return
+        manager = process.manager
+        match fault.kind:
+            case "stop":
+                manager.request_stop()
+            case "drain":
+                self._cluster.checker.is_drained = True
+                manager.desk.ask("stop", is_drain=True)
+            case "savepoint":
+                manager.desk.ask("savepoint", savepoint=f"savepoint-{fault.at}")
+            case _:
+                self._ask(fault, manager)
+        process.wake(self._world.now_us)
+
+    def _ask(self, fault: Fault, manager: JobManager) -> None:
+        """Have a checkpoint begin at some operators, wherever they are."""
+        names = [operator.name for operator in self._cluster.definition.graph.operators]
+        chance = Random(fault.value)
+        chosen = sorted(chance.sample(names, min(len(names), chance.choice((1, 1, 2, 3)))))
+        alignment = ALIGNMENTS[fault.who]
+        if alignment == "unaligned" and self._cluster.config.checkpoints_concurrent > 1:
+            alignment = None
+        manager.request_checkpoint(Wish("checkpoint", alignment, tuple(chosen)))

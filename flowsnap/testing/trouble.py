@@ -9,7 +9,8 @@ from typing import Literal
 import msgspec
 
 Kind = Literal[
-    "kill", "pause", "reset", "drop", "control", "wall", "stop", "zombie",  # at a moment, in us
+    "kill", "pause", "reset", "drop", "control", "wall", "zombie",  # at a moment, in us
+    "stop", "drain", "savepoint", "ask",  # what a user wants, at a moment as well
     "crash",  # at an effect
     "point",  # at the n-th effect of one kind
     "disk", "sink", "user",  # at a call
@@ -49,7 +50,8 @@ class Fault(msgspec.Struct, frozen=True):
     """One fault: ``at`` is a moment in us, or the number of an effect or call.
 
     ``at`` of a "point" or "fail" counts passages of a place, whose index is ``value`` or ``who``.
-    ``who`` is a worker, ``MANAGER``, ``EVERYBODY`` or ``SELF``. ``value`` is a duration in us, a
+    ``who`` is a worker, ``MANAGER``, ``EVERYBODY`` or ``SELF``; of an "ask" it is the alignment,
+    and ``value`` decides by whom the checkpoint is begun. ``value`` is a duration in us, a
     count or an errno; ``is_after``: the call takes effect, and then fails.
     """
 
@@ -66,6 +68,7 @@ def draw_faults(chance: Random, heartbeat_timeout_ms: int) -> list[Fault]:
         return []
     kinds: list[Kind] = ["kill", "crash", "disk", "sink", "pause", "reset", "drop", "stop"]
     kinds += ["user", "control", "wall", "drop", "zombie", "point", "point", "fail", "fail"]
+    kinds += ["ask", "ask", "savepoint", "drain"]
     # Some kinds at a time, as in swarm testing: a world of everything is always restarting.
     chosen = chance.sample(kinds, chance.choice((1, 2, 2, 3, 4)))
     count = chance.randint(1, FAULTS_MAX)
@@ -80,15 +83,18 @@ def _draw(chance: Random, kind: Kind, heartbeat_timeout_ms: int) -> Fault:
         case "pause":
             long_ms = heartbeat_timeout_ms * 2
             pause_ms = chance.choice((chance.randint(1, 40), chance.randint(long_ms // 2, long_ms)))
-            return Fault(kind, moment, chance.choice((MANAGER, 0, 1, 2)), pause_ms * 1000)
+            who, value = chance.choice((MANAGER, 0, 1, 2)), pause_ms * 1000
         case "zombie":
-            return Fault(kind, moment, 0, chance.randint(20_000, 150_000))
+            who, value = 0, chance.randint(20_000, 150_000)
         case "drop":
-            return Fault(kind, moment, chance.randrange(6), chance.randint(1, 3))
+            who, value = chance.randrange(6), chance.randint(1, 3)
+        case "ask":
+            who, value = chance.randrange(3), chance.getrandbits(16)
         case "wall":
-            return Fault(kind, moment, 0, chance.choice((-86_400_000, -1, 1, 3_600_000)))
+            who, value = 0, chance.choice((-86_400_000, -1, 1, 3_600_000))
         case _:
-            return Fault(kind, moment, _draw_victim(chance))
+            who, value = _draw_victim(chance), 0
+    return Fault(kind, moment, who, value)
 
 
 def _draw_counted(chance: Random, kind: Kind) -> Fault:

@@ -1,4 +1,4 @@
-"""What the contracts are tried on: both backends of keyed state, and a PostgreSQL."""
+"""What the contracts are tried on: both backends of keyed state, a PostgreSQL, an S3."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from flowsnap.state.backend import StateBackend
 from flowsnap.state.memory import MemoryBackend
 from tests.contract.lives import Lives
+from tests.servers import s3 as s3_server
 from tests.servers.postgres import Server, running
 
 
@@ -30,4 +31,10 @@ def lives(backend_class: Callable[..., Any], tmp_path: Path) -> Iterator[Lives]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
     with running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[s3_server.Server]:
+    with s3_server.running() as server:
         yield server

@@ -1,4 +1,7 @@
-"""The promises of a checkpoint store, held by the directory and by its twin in memory."""
+"""The promises of a checkpoint store, held by a directory, its twin in memory, and object storage.
+
+Object storage is the memory of its client here, and a server that speaks S3 in the slow suite.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from obstore.store import MemoryStore as RemoteMemory
 
 from flowsnap.errors import LocalProtocolError, StorageError
 from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.memory import MemoryStore
+from flowsnap.storage.object_cache import FileCache
+from flowsnap.storage.object_store import ObjectStore
 from flowsnap.storage.store import CheckpointStore, Step, StoredFile
+from tests.servers.s3 import Server
 
 BAD_NAMES = [
     "", "/", "/etc/passwd", "a/", "a//b", ".", "..", "a/../b", "../a", ".hidden", "a/.tmp-1",
@@ -23,8 +30,23 @@ BAD_NAMES = [
 
 
 @pytest.fixture(params=["directory", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointStore:
+def tree_store(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointStore:
     return MemoryStore() if request.param == "memory" else DirectoryStore(tmp_path / "root")
+
+
+@pytest.fixture(
+    params=["directory", "memory", "objects", pytest.param("s3", marks=pytest.mark.slow)]
+)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointStore:
+    match request.param:
+        case "directory":
+            return DirectoryStore(tmp_path / "root")
+        case "memory":
+            return MemoryStore()
+        case "objects":
+            return ObjectStore(RemoteMemory(), cache=FileCache(tmp_path / "cache"))
+    server: Server = request.getfixturevalue("s3")
+    return ObjectStore(server.remote(server.new_bucket()), cache=FileCache(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -221,14 +243,14 @@ def test_a_deleted_file_is_gone_and_a_missing_one_is_fine(
     assert store.get("checkpoints/00000001/part") == b"2"
 
 
-def test_a_file_cannot_be_the_directory_of_another(store: CheckpointStore) -> None:
-    store.put("a", b"1")
-    store.put("b/c", b"2")
+def test_a_file_cannot_be_the_directory_of_another(tree_store: CheckpointStore) -> None:
+    tree_store.put("a", b"1")
+    tree_store.put("b/c", b"2")
 
     for name in ("a/x", "b"):
         with pytest.raises(StorageError, match=name):
-            store.put(name, b"3")
-    assert [file.name for file in store.list()] == ["a", "b/c"]
+            tree_store.put(name, b"3")
+    assert [file.name for file in tree_store.list()] == ["a", "b/c"]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)

@@ -28,6 +28,7 @@ from flowsnap.storage.job_directory import JobDirectory
 from tests.manifests import LINES
 from tests.unit.runtime.world import COUNTER, FIRST, READER, SECOND, World
 
+SOURCES = frozenset({READER})
 RESTARTS = Restart(strategy="fixed", delay_ms=50, attempts_max=2)
 
 
@@ -233,7 +234,7 @@ def test_a_broken_connection_does_not_hide_the_death_that_broke_it(tmp_path: Pat
 def test_a_checkpoint_is_complete_when_its_manifest_is_written(world: World) -> None:
     world.run()
     world.pass_time(1_000)
-    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=1)]
+    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=1, tasks=SOURCES)]
 
     world.acknowledge(1, READER)
     assert world.kinds() == []
@@ -255,7 +256,7 @@ def test_the_next_attempt_begins_from_the_checkpoint(world: World) -> None:
     world.pass_time(1_000)
 
     assert world.manager.status.restored_from == 1
-    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=2)]
+    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=2, tasks=SOURCES)]
 
 
 def test_a_declined_checkpoint_is_aborted_everywhere_and_the_job_goes_on(world: World) -> None:
@@ -358,7 +359,7 @@ def test_a_job_finishes_only_when_a_final_checkpoint_is_committed_by_every_sink(
 ) -> None:
     world.run()
     world.end_input()
-    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=1, is_final=True)]
+    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=1, tasks=SOURCES, is_final=True)]
 
     world.acknowledge(1)
     assert world.heard() == [world.tell(CompleteCheckpoint, checkpoint_id=1)]
@@ -391,7 +392,7 @@ def test_a_final_checkpoint_that_fails_is_taken_again_by_the_next_attempt(world:
     world.run()
     world.end_input()
 
-    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=2, is_final=True)]
+    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=2, tasks=SOURCES, is_final=True)]
     world.finish(2)
     assert world.manager.result().attempts == 2
 
@@ -401,7 +402,7 @@ def test_stop_takes_a_last_checkpoint_at_which_the_sources_stop(world: World) ->
 
     world.manager.request_stop()
     world.manager.step()
-    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=1, is_final=True)]
+    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=1, tasks=SOURCES, is_final=True)]
 
     world.finish(1)
     result = world.manager.result()

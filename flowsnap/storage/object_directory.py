@@ -1,0 +1,158 @@
+"""A job in object storage: its store, its lease, and a local directory for what is no checkpoint.
+
+::
+
+    <bucket>/<prefix>/<job>/...     what a job directory holds, but for what is local
+    <bucket>/<prefix>/<job>/lock/   who is at work (``lease.py``)
+    <work directory>/<job>/         lock, requests, logs, local state, files fetched before
+
+Nothing in the local directory is needed to go on elsewhere, unless a sink keeps output there.
+
+Two job managers. The second is refused while the lease of the first is renewed. One that was
+paused for longer than its lease finds it lost at its next write. One that was paused between that
+look and the arrival of its write meets a condition: an attempt and a reservation are created once,
+and of every checkpoint that was begun and not completed, the successor bars the manifest, after it
+has begun its own attempt. So either the old manifest was there before, and the successor restores
+it, or it never will be.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+from typing import Self
+
+from flowsnap.core import retention
+from flowsnap.core.ids import AttemptId, CheckpointId
+from flowsnap.errors import ConfigError, StorageError
+from flowsnap.storage import layout
+from flowsnap.storage.filesystem import FileSystem
+from flowsnap.storage.job_directory import JobDirectory, check_job
+from flowsnap.storage.job_store import JobStore
+from flowsnap.storage.lease import Lease
+from flowsnap.storage.object_remote import connect
+from flowsnap.storage.object_store import ObjectStore
+from flowsnap.storage.object_url import ObjectUrl
+from flowsnap.storage.ownership import OwnerLock, claim_directory
+from flowsnap.storage.writer import CheckpointWriter
+
+WORK_VARIABLE = "FLOWSNAP_WORK_DIR"
+
+
+class ObjectJobDirectory(JobDirectory):
+    """``<url>/<job>``; ``root`` is its local directory. Made by ``claim`` and ``look``."""
+
+    def __init__(
+        self, store: ObjectStore, url: ObjectUrl, root: Path, held: tuple[OwnerLock, Lease] | None
+    ) -> None:
+        self.root = root
+        self._url = url
+        self._objects = store
+        self._held = held
+        job = url.prefix.rpartition("/")[2]
+        JobStore.__init__(self, store, job, place=str(url), is_read_only=held is None)
+
+    @classmethod
+    def claim(cls, state_dir: ObjectUrl, job: str, *, work_dir: Path | None = None) -> Self:
+        """Take possession of a job, and make it if there is none.
+
+        Raises:
+            ConfigError: another job manager is at work; or the local directory cannot be used.
+            ManifestCorrupt: its ``job.json`` is damaged, foreign or of another version.
+            StorageError: the service failed, or refuses.
+        """
+        check_job(job)
+        url, root = state_dir / job, work_directory(state_dir, work_dir) / job
+        files = FileSystem()
+        claim_directory(root.parent, files, may_be_shared=True)
+        claim_directory(root, files)
+        lock = OwnerLock.acquire(root / layout.LOCK)
+        try:
+            lease = Lease.acquire(connect(url), str(url))
+            lease.start()
+        except BaseException:
+            lock.release()
+            raise
+        try:
+            return cls(connect(url, guard=lease.check), url, root, (lock, lease))
+        except BaseException:
+            lease.release()
+            lock.release()
+            raise
+
+    @classmethod
+    def look(cls, state_dir: ObjectUrl, job: str, *, work_dir: Path | None = None) -> Self:
+        """Open a job for reading, also while it runs.
+
+        Raises:
+            ConfigError: there is no such job.
+            StorageError: the service failed, or refuses.
+        """
+        check_job(job)
+        url = state_dir / job
+        return cls(connect(url), url, work_directory(state_dir, work_dir) / job, None)
+
+    @property
+    def location(self) -> str:
+        return str(self._url)
+
+    def close(self) -> None:
+        if self._held is not None:
+            lock, lease = self._held
+            lease.release()
+            lock.release()
+
+    def check_savepoints(self) -> None:
+        raise ConfigError(f"{self._url} is in object storage: no savepoint can be made there").hint(
+            "restore one of its checkpoints, or run the job in a directory to make savepoints"
+        )
+
+    def writer(self, attempt: AttemptId) -> CheckpointWriter:
+        return CheckpointWriter(self.root, attempt, self._store)
+
+    def begin_attempt(self) -> AttemptId:
+        attempt = super().begin_attempt()
+        self._bar_begun()
+        return attempt
+
+    def clean_leftovers(self) -> list[str]:
+        # Before reservations go: what is reserved later is seen when the attempt begins.
+        self._bar_begun()
+        return super().clean_leftovers()
+
+    def _bar_begun(self) -> None:
+        """Let nobody complete what was begun before."""
+        names = [file.name for file in self._store.list(retention.CHECKPOINTS)]
+        begun = {layout.checkpoint_of(name) for name in names if name.endswith("/begun")}
+        for checkpoint_id in sorted(begun - set(self.checkpoints()), key=lambda id_: id_ or 0):
+            assert checkpoint_id is not None
+            path = retention.manifest_path(CheckpointId(checkpoint_id))
+            if not self._objects.bar(path) and not self._store.exists(path):
+                raise StorageError(f"{self._source(path)} is neither barred nor complete")
+
+
+def work_directory(state_dir: ObjectUrl, chosen: Path | None = None) -> Path:
+    """Return the local directory for the jobs in a state directory that is in object storage.
+
+    Without a choice, the same URL has the same directory for the same user of a host: so a job is
+    found by those who ask it something, and what was fetched is found again.
+    """
+    if chosen is None and (named := os.environ.get(WORK_VARIABLE)):
+        chosen = Path(named)
+    if chosen is None:
+        tag = sha256(str(state_dir).encode()).hexdigest()[:16]
+        chosen = Path(tempfile.gettempdir()) / f"flowsnap-{os.geteuid()}" / tag
+    return chosen.absolute()
+
+
+def job_names(state_dir: ObjectUrl) -> list[str]:
+    """Return the jobs that there are below a URL, by name.
+
+    Raises:
+        StorageError: the service failed, or refuses.
+    """
+    ending = f"/{layout.IDENTITY}"
+    names = [file.name for file in connect(state_dir).list()]
+    return [n.removesuffix(ending) for n in names if n.count("/") == 1 and n.endswith(ending)]

@@ -1,0 +1,362 @@
+"""The checkpoint store in object storage: S3, Google Cloud Storage, Azure, and what speaks as they do.
+
+It needs of a service what all of these promise: a put is seen whole or not at all, by everybody,
+once it has returned; and a put on the condition that there is no such object yet (S3:
+``If-None-Match: *``), which decides between all who try.
+
+Every call is repeated, with pauses, while the service is unreachable, too slow or asks for less.
+A conditional put that is repeated may meet its own earlier self; then nobody here knows who was
+first, and the error says so (``is_definite``): the callers read back and decide (``publish.py``).
+
+A manifest may be *barred*: an empty object in its place, made on the same condition, lets no job
+manager that is paused or cut off complete that checkpoint later on. To everybody it does not exist.
+
+Deviation from a directory: a file may be the directory of another; no name of ours is.
+
+Source: Amazon S3 User Guide, "Add preconditions to S3 operations with conditional requests" and
+"Amazon S3 data consistency model".
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime, timedelta, timezone
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from flowsnap.core.retention import MANIFEST
+from flowsnap.errors import ConfigError, StorageError
+from flowsnap.storage.filesystem import FileSystem
+from flowsnap.storage.object_cache import FileCache
+from flowsnap.storage.retrying import RetryPolicy, Transient
+from flowsnap.storage.store import (
+    PIECE_BYTES,
+    Names,
+    Step,
+    StepCallback,
+    StoredFile,
+    StoredFiles,
+    check_name,
+    check_prefix,
+    is_name,
+)
+
+try:
+    import obstore
+    from obstore import exceptions
+except ImportError as _error:  # pragma: no cover - the extra is not installed
+    raise ConfigError("state in object storage needs the package obstore").hint(
+        "pip install 'flowsnap[s3]'"
+    ) from _error
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore as Remote
+
+PART_BYTES = 8 * 2**20
+PARTS_MAX = 9_000  # A service takes 10,000.
+PARTS_AT_ONCE = 4
+LISTED_AT_ONCE = 1_000
+BARS_KEPT = timedelta(days=1)
+REASON_CHARS_MAX = 300
+
+# What no repetition mends. Anything else that obstore raises may pass.
+_LASTING = (
+    exceptions.InvalidPathError,
+    exceptions.NotSupportedError,
+    exceptions.PermissionDeniedError,
+    exceptions.UnauthenticatedError,
+    exceptions.UnknownConfigurationKeyError,
+)
+_SECRETS = re.compile(r"(?<=://)[^/\s@]+@|\?\S+")
+
+R = TypeVar("R")
+
+
+class ObjectStore:
+    """A ``CheckpointStore`` below a prefix of a bucket; ``place`` is its URL, for people.
+
+    ``cache``: where files lie that need not be fetched again. ``guard`` is called before each try
+    to change anything, and raises where that is no longer allowed. Threads may share a store.
+    """
+
+    def __init__(
+        self,
+        remote: Remote,
+        place: str = "",
+        *,
+        cache: FileCache | None = None,
+        policy: RetryPolicy | None = None,
+        guard: Callable[[], None] | None = None,
+    ) -> None:
+        self._remote = remote
+        self._place = place
+        self._cache = cache
+        self._policy = policy or RetryPolicy()
+        self._guard = guard or _allow
+
+    def __repr__(self) -> str:
+        return f"ObjectStore({self._place!r})"
+
+    def put(self, name: str, data: bytes) -> None:
+        check_name(name)
+
+        def once() -> None:
+            self._guard()
+            obstore.put(self._remote, name, data, use_multipart=False)
+
+        self._run(f"cannot write {name}", once, is_definite=False)
+
+    def put_file(self, name: str, path: Path) -> None:
+        check_name(name)
+        what = f"cannot store {path} as {name}"
+        with _local(what), open(FileSystem().open(path), "rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+
+            def once() -> None:
+                self._guard()
+                file.seek(0)
+                obstore.put(
+                    self._remote,
+                    name,
+                    file,
+                    chunk_size=max(PART_BYTES, size_bytes // PARTS_MAX + 1),
+                    use_multipart=size_bytes > PART_BYTES,
+                    max_concurrency=PARTS_AT_ONCE,
+                )
+
+            self._run(what, once, is_definite=False)
+        if self._cache is not None:
+            self._cache.add(name, path)
+
+    def create(self, name: str, data: bytes, *, on_step: StepCallback | None = None) -> bool:
+        check_name(name)
+        if self._exists(name):
+            return False
+        _tell(name, ("tmp", "fsynced"), on_step, is_definite=True)
+        is_created = self._create(name, data)
+        if is_created:
+            _tell(name, ("renamed", "dir_fsynced"), on_step, is_definite=False)
+        return is_created
+
+    def bar(self, name: str) -> bool:
+        """Have nobody ever create this manifest; return whether there is none.
+
+        Raises:
+            StorageError: it is not barred, or perhaps not; to repeat the call is harmless.
+        """
+        assert _can_be_barred(name)
+        try:
+            return self._create(name, b"") or self._is_barred(name)
+        except StorageError as error:
+            if error.is_definite:
+                raise
+            return self._is_barred(name)
+
+    def get(self, name: str) -> bytes:
+        check_name(name)
+        what = f"cannot read {name}"
+        data = self._run(what, lambda: bytes(obstore.get(self._remote, name).bytes()))
+        if not data and _can_be_barred(name):
+            raise StorageError(f"{what}: there is no such object")
+        return data
+
+    def fetch(self, name: str, path: Path, *, is_immutable: bool) -> None:
+        check_name(name)
+        what = f"cannot fetch {name} to {path}"
+        with _local(what):
+            if is_immutable and self._cache is not None and self._cache.link(name, path):
+                return
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with _local(what), closing(os.fdopen(descriptor, "wb")) as file:
+
+                def once() -> None:
+                    file.seek(0)
+                    file.truncate()
+                    for piece in self._pieces(name):
+                        file.write(piece)
+
+                self._run(what, once)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        if is_immutable and self._cache is not None:
+            self._cache.add(name, path)
+
+    def exists(self, name: str) -> bool:
+        return self._exists(check_name(name)) and not self._is_barred(name)
+
+    def list(self, prefix: str = "") -> StoredFiles:
+        return [
+            StoredFile(name, size_bytes)
+            for name, size_bytes, _ in self._list(check_prefix(prefix))
+            if is_name(name) and (size_bytes or not _can_be_barred(name))
+        ]
+
+    def delete(self, name: str, *, is_durable: bool = True) -> None:
+        check_name(name)
+        if not self._is_barred(name):
+            self._delete(name)
+
+    def sha256(self, name: str) -> str:
+        check_name(name)
+
+        def once() -> str:
+            digest = sha256()
+            for piece in self._pieces(name):
+                digest.update(piece)
+            return digest.hexdigest()
+
+        return self._run(f"cannot read {name}", once)
+
+    def delete_temporaries(self) -> int:
+        """Delete old bars. A service shows no other leavings: see there about unfinished uploads."""
+        oldest = datetime.now(timezone.utc) - BARS_KEPT
+        found = [
+            name
+            for name, size_bytes, modified in self._list("")
+            if not size_bytes and _can_be_barred(name) and modified < oldest
+        ]
+        for name in found:
+            self._delete(name)
+        return len(found)
+
+    def strangers(self) -> Names:
+        return sorted(name for name, _, _ in self._list("") if not is_name(name))
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def _create(self, name: str, data: bytes) -> bool:
+        tries = 0
+
+        def once() -> bool:
+            nonlocal tries
+            tries += 1
+            self._guard()
+            try:
+                obstore.put(self._remote, name, data, mode="create")
+            except exceptions.AlreadyExistsError as error:
+                if tries > 1:  # It may be our own: an earlier try had no answer.
+                    text = f"cannot tell who wrote {name}: it was tried {tries} times"
+                    raise StorageError(text, is_definite=False) from error
+                if not self._exists(name):  # S3 says so, too, while another write is under way.
+                    raise Transient(str(error)) from error
+                return False
+            return True
+
+        return self._run(f"cannot write {name}", once, is_definite=False)
+
+    def _delete(self, name: str) -> None:
+        def once() -> None:
+            self._guard()
+            try:
+                obstore.delete(self._remote, name)
+            except FileNotFoundError:
+                return
+
+        self._run(f"cannot delete {name}", once, is_definite=False)
+
+    def _exists(self, name: str) -> bool:
+        return self._size(name) is not None
+
+    def _is_barred(self, name: str) -> bool:
+        return _can_be_barred(name) and self._size(name) == 0
+
+    def _size(self, name: str) -> int | None:
+        def once() -> int | None:
+            try:
+                return obstore.head(self._remote, name)["size"]
+            except FileNotFoundError:
+                return None
+
+        return self._run(f"cannot look for {name}", once)
+
+    def _list(self, prefix: str) -> list[tuple[str, int, datetime]]:
+        directory = prefix.rpartition("/")[0]  # A service lists whole directories.
+
+        def once() -> list[tuple[str, int, datetime]]:
+            pages = obstore.list(self._remote, directory or None, chunk_size=LISTED_AT_ONCE)
+            return [
+                (item["path"], item["size"], item["last_modified"])
+                for page in pages
+                for item in page
+                if item["path"].startswith(prefix)
+            ]
+
+        return sorted(self._run(f"cannot list {prefix or self._place}", once))
+
+    def _pieces(self, name: str) -> Iterator[bytes]:
+        for piece in obstore.get(self._remote, name).stream(min_chunk_size=PIECE_BYTES):
+            yield bytes(piece)
+
+    def _run(self, what: str, call: Callable[[], R], *, is_definite: bool = True) -> R:
+        """Call until there is an answer, and translate an error; ``is_definite``: it only reads."""
+
+        def once() -> R:
+            with _translated(what):
+                return call()
+
+        try:
+            return self._policy.run(once)
+        except Transient as error:
+            raise StorageError(f"{what}: {error}", is_definite=is_definite) from error
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Turn what obstore raises into ``Transient``, or into an error that stays.
+
+    What has been scrubbed is not kept as the cause either: a traceback would show it.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageError(f"{what}: there is no such object") from error
+    except _LASTING as error:
+        reason, is_clean = _reason(error)
+        raise StorageError(f"{what}: {reason}").hint(
+            "check the credentials, the bucket and its policy"
+        ) from (error if is_clean else None)
+    except exceptions.BaseError as error:
+        reason, is_clean = _reason(error)
+        raise Transient(reason) from (error if is_clean else None)
+
+
+@contextmanager
+def _local(what: str) -> Iterator[None]:
+    """Turn what the local disk raises into a StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{what}: {error.strerror or error}") from error
+
+
+def _reason(error: BaseException) -> tuple[str, bool]:
+    """Return an error in one line, and whether nothing had to be taken out of it."""
+    full = str(error)
+    text = full.partition("\n")[0][:REASON_CHARS_MAX].rstrip(" .:")
+    return _SECRETS.sub("", text), _SECRETS.search(full) is None
+
+
+def _tell(
+    name: str, steps: tuple[Step, ...], on_step: StepCallback | None, *, is_definite: bool
+) -> None:
+    try:
+        for step in steps:
+            if on_step is not None:
+                on_step(step)
+    except OSError as error:
+        text = f"cannot write {name}: {error.strerror or error}"
+        raise StorageError(text, is_definite=is_definite) from error
+
+
+def _can_be_barred(name: str) -> bool:
+    return name.endswith(f"/{MANIFEST}")
+
+
+def _allow() -> None:
+    """Do nothing: whoever has no guard may write."""

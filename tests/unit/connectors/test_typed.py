@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import copy
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pydantic
+import pytest
+
+from flowsnap import Pipeline, bounded
+from flowsnap.connectors import DEAD_LETTER, Collect, DeadLetter, JsonLinesFiles, TextFiles
+from flowsnap.connectors.dead_letters import timed_around
+from flowsnap.connectors.typed import columns_of, fields_of, rows_of, takes_text
+from flowsnap.core.element import Batch
+from flowsnap.core.event_time import Bounded, EventTime
+from flowsnap.errors import ConfigError, JobFailed, MalformedInput
+from flowsnap.operators.watermarks import Stamp
+
+SECRET = "hunter2"
+
+
+class Order(msgspec.Struct):
+    user: str
+    at: int = 0
+
+
+@dataclass
+class Point:
+    x: float
+    y: float | None = None
+
+
+class Model(pydantic.BaseModel):
+    user: str
+    at: int
+
+
+class Renamed(msgspec.Struct, rename="camel"):
+    first_name: str
+
+
+def read(source: JsonLinesFiles | TextFiles) -> list[Any]:
+    values = []
+    for split in source.splits(1):
+        with closing(source.open_split(split, None)) as reader:
+            while (batch := reader.read(100)) is not None:
+                values += batch.values
+    return values
+
+
+def orders(directory: Path, *lines: str) -> Path:
+    path = directory / "in.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+GOOD, BAD, LATER = '{"user":"ann","at":5000}', '{"user":1}', '{"user":"bob","at":7000}'
+
+
+def test_pydantic_models_are_read_and_written(tmp_path: Path) -> None:
+    source = JsonLinesFiles(orders(tmp_path, GOOD), type=Model)
+
+    (model,) = read(source)
+
+    assert model == Model(user="ann", at=5000)
+    assert source.encoder()([model]) == b'{"user":"ann","at":5000}\n'
+
+
+def test_what_pydantic_refuses_is_told_without_the_value(tmp_path: Path) -> None:
+    path = orders(tmp_path, f'{{"user":"ann","at":"{SECRET}"}}')
+
+    with pytest.raises(MalformedInput, match="valid integer.*`at`") as caught:
+        read(JsonLinesFiles(path, type=Model))
+
+    assert SECRET not in str(caught.value)
+
+
+def test_dead_letter_has_the_text_and_its_representation_has_not(tmp_path: Path) -> None:
+    path = orders(tmp_path, GOOD, f'{{"user":"{SECRET}', LATER)
+
+    first, letter, last = read(JsonLinesFiles(path, type=Order, on_error="dead-letter"))
+
+    assert (first, last) == (Order("ann", 5000), Order("bob", 7000))
+    assert isinstance(letter, DeadLetter)
+    assert SECRET in letter.raw
+    assert SECRET not in repr(letter)
+    assert (letter.source, letter.offset) == (str(path), len(GOOD) + 1)
+
+
+def test_line_that_cannot_be_decoded_becomes_a_dead_letter(tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_bytes(b"a\r\n\xff\n\nb")
+
+    first, letter, *rest = read(TextFiles(path, on_error="dead-letter"))
+
+    assert (first, rest) == ("a", ["", "b"])
+    assert isinstance(letter, DeadLetter)
+    assert (letter.raw, letter.offset) == ("\\xff", 3)
+
+
+def test_dead_letters_leave_a_job_beside_the_records(tmp_path: Path) -> None:
+    source = JsonLinesFiles(orders(tmp_path, GOOD, BAD, LATER), type=Order, on_error="dead-letter")
+    good, dead = Collect(), Collect()
+    pipeline = Pipeline("letters")
+    stream = pipeline.source(source)
+    stream.map(lambda order: order.user).sink(good)
+    stream.side_output(DEAD_LETTER).map(lambda letter: letter.raw).sink(dead)
+
+    pipeline.run(quiet=True)
+
+    assert (good.values, dead.values) == (["ann", "bob"], [BAD])
+
+
+def test_event_time_of_a_job_is_that_of_its_records(tmp_path: Path) -> None:
+    source = JsonLinesFiles(orders(tmp_path, BAD, GOOD, LATER), type=Order, on_error="dead-letter")
+    counts = Collect()
+    pipeline = Pipeline("timed")
+    stream = pipeline.source(source, watermark=bounded("0s", timestamp="at"))
+    stream.side_output(DEAD_LETTER).sink(Collect())
+    stream.key_by("user").tumbling("1s").count().sink(counts)
+
+    pipeline.run(quiet=True)
+
+    assert len(counts.values) == 2
+
+
+def test_job_fails_at_a_record_that_does_not_parse_unless_told_otherwise(tmp_path: Path) -> None:
+    path = orders(tmp_path, GOOD, BAD)
+    pipeline = Pipeline("strict")
+    pipeline.source(JsonLinesFiles(path, type=Order)).sink(Collect())
+
+    with pytest.raises(JobFailed, match=r"in\.jsonl, line 2: .*Expected `str`, got `int`"):
+        pipeline.run(quiet=True)
+
+
+def test_dead_letters_that_nobody_reads_are_refused(tmp_path: Path) -> None:
+    pipeline = Pipeline("letters")
+    pipeline.source(JsonLinesFiles(orders(tmp_path, GOOD), on_error="dead-letter")).sink(Collect())
+
+    with pytest.raises(ConfigError, match="nothing reads the dead letters of"):
+        pipeline.definition()
+
+
+def test_strategies_see_records_only_and_each_split_has_its_own() -> None:
+    letter = DeadLetter("?", "why", "file", 0)
+    time = timed_around(EventTime(Bounded(0), Stamp("at")))
+    assert time.stamp is not None
+    stamped = copy.copy(time.stamp).process(Batch([letter, Order("a", 50), letter, Order("b", 40)]))
+    strategy = copy.copy(time.strategy)
+
+    assert stamped.timestamps == [50, 50, 50, 40]
+    assert strategy.on_records([letter], [90]) is None  # type: ignore[union-attr]  # it has it
+    assert strategy.on_records([letter, Order("b", 40)], [90, 40]) == 39  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("type_", "names"),
+    [(Order, ["user", "at"]), (Point, ["x", "y"]), (Model, ["user", "at"]), (int, [])],
+)
+def test_columns_are_the_fields_of_a_type(type_: Any, names: list[str]) -> None:
+    assert list(columns_of(type_)) == names
+    assert list(columns_of(Renamed)) == ["firstName"]
+
+
+def test_records_of_every_kind_become_rows() -> None:
+    records = [Order("a", 1), Model(user="b", at=2), {"at": 3}, ("c", 4)]
+
+    assert rows_of(records, ["user", "at"]) == [["a", 1], ["b", 2], [None, 3], ["c", 4]]
+    assert rows_of(["x", None], ["only"]) == [["x"], [None]]
+    assert fields_of(Renamed("ann")) == {"firstName": "ann"}
+
+
+def test_empty_text_is_a_value_of_what_may_be_text() -> None:
+    assert [takes_text(one) for one in (str, str | None, Any, int, int | None)] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
