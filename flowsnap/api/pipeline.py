@@ -20,6 +20,7 @@ from flowsnap.core.restore import Allowed
 from flowsnap.errors import ConfigError
 from flowsnap.runtime.definition import PipelineDefinition
 from flowsnap.runtime.status import JobResult
+from flowsnap.storage.object_url import as_state_dir
 
 if TYPE_CHECKING:
     from flowsnap.api.looped import KeyedLoop, Loop
@@ -172,8 +173,9 @@ class Pipeline:
     ) -> JobResult:
         """Run the pipeline to its end, show its progress, and return how it ended.
 
-        ``workers=0`` runs everything in this process; N starts N processes. Without ``state_dir``
-        checkpoints go to a temporary directory and end with the run. ``settings`` are the fields of
+        ``workers=0`` runs everything in this process; N starts N processes. ``state_dir`` may be
+        a URL such as ``s3://bucket/prefix``; without it checkpoints go to a temporary directory and
+        end with the run. ``settings`` are the fields of
         ``JobConfig`` without their unit: ``checkpoint_timeout="10m"``, ``state_memory="1GB"``.
         ``allow_removed``: the state of operators that are gone is dropped; ``allow_added``: new
         operators that keep state begin empty; either is refused otherwise.
@@ -220,7 +222,7 @@ class Pipeline:
         definition = self.definition(max(config.workers, 1))
         from flowsnap.runtime.job import start_job  # noqa: PLC0415 - keeps the import light
 
-        directory = None if state_dir is None else Path(state_dir)
+        directory = None if state_dir is None else as_state_dir(state_dir)
         return start_job(
             definition,
             config,

@@ -35,9 +35,10 @@ def check_running(directory: JobDirectory, what: str) -> None:
     if not is_running(directory):
         outcome = directory.outcome()
         ended = "it has never ended in order" if outcome is None else f"it is {outcome.state}"
-        raise ConfigError(f"job {directory.job} does not run: there is nothing to {what}").hint(
-            f"{ended}; its directory is {directory.root}"
-        )
+        where = "" if directory.location == str(directory.root) else " on this host"
+        raise ConfigError(
+            f"job {directory.job} does not run{where}: there is nothing to {what}"
+        ).hint(f"{ended}; its directory is {directory.root}")
 
 
 def ask(
@@ -97,8 +98,9 @@ def _last_word(directory: JobDirectory, slip: RequestSlip) -> Result | None:
         return None
     result = slip.result()
     if result is None:
+        place = directory.location.rpartition("/")[0]
         raise ConnectionLost(f"job {directory.job} has ended without an answer").hint(
-            f"see how it ended: flowsnap checkpoints --state-dir {directory.root.parent}"
+            f"see how it ended: flowsnap checkpoints --state-dir {place}"
         )
     return result
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import click
 import msgspec
@@ -23,6 +22,7 @@ from flowsnap.core import manifest as manifests
 from flowsnap.core.ids import CheckpointId
 from flowsnap.errors import RestoreError, StorageError
 from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.storage.object_url import StateDir
 from flowsnap.storage.savepoint import savepoint_paths
 
 
@@ -45,7 +45,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 @job_option
 @json_option
 @log_level_option
-def checkpoints_command(state_dir: Path, job: str | None, is_json: bool) -> int:
+def checkpoints_command(state_dir: StateDir, job: str | None, is_json: bool) -> int:
     """List the checkpoints of a job, the newest last, and then its savepoints.
 
     Says what their manifests say; "flowsnap verify" reads the files, too.

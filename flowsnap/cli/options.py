@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from flowsnap.errors import ConfigError
-from flowsnap.storage.job_directory import JobDirectory, job_names
+from flowsnap.storage import opening
+from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.storage.object_url import WORK_VARIABLE, StateDir, as_state_dir
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+STATE_DIR = "DIRECTORY|URL"
 _LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -18,9 +26,26 @@ def _set_level(context: click.Context, parameter: click.Parameter, value: str | 
         logging.getLogger("flowsnap").setLevel(value.upper())
 
 
+def _set_work_directory(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> None:
+    if value is not None:
+        os.environ[WORK_VARIABLE] = value
+
+
 def is_debug() -> bool:
     """Return whether ``--log-level debug`` was given."""
     return logging.getLogger("flowsnap").level == logging.DEBUG
+
+
+def as_place(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> StateDir | None:
+    """Return the directory, or the place in object storage, that an option names."""
+    place = None if value is None else as_state_dir(value)
+    if isinstance(place, Path) and place.exists() and not place.is_dir():
+        raise click.BadParameter(f"Directory {value!r} is a file.", context, parameter)
+    return place
 
 
 target_argument = click.argument("target", metavar="TARGET")
@@ -32,12 +57,24 @@ argument_option = click.option(
     metavar="KEY=VALUE",
     help="A parameter of the function that makes the pipeline; may be repeated.",
 )
-state_dir_option = click.option(
-    "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    required=True,
-    help="Where checkpoints are kept.",
+work_dir_option = click.option(
+    "--work-dir",
+    type=click.Path(file_okay=False),
+    callback=_set_work_directory,
+    expose_value=False,
+    help="Where the local files of a job lie whose state directory is a URL.",
 )
+
+
+def state_dir_option(command: Command) -> Command:
+    """Add the options that say where the state of jobs is."""
+    text = "Where checkpoints are kept: a directory, or a URL such as s3://bucket/prefix."
+    option = click.option(
+        "--state-dir", metavar=STATE_DIR, callback=as_place, required=True, help=text
+    )
+    return option(work_dir_option(command))
+
+
 job_option = click.option("--job", help="The job; needed if the directory holds several.")
 timeout_option = click.option(
     "--timeout",
@@ -56,14 +93,14 @@ log_level_option = click.option(
 )
 
 
-def read_job(state_dir: Path, job: str | None) -> JobDirectory:
+def read_job(state_dir: StateDir, job: str | None) -> JobDirectory:
     """Open the directory of a job for reading; without a name, that of the only job there is.
 
     Raises:
         ConfigError: there is no such job, or there are several to choose from.
     """
     if job is None:
-        names = job_names(state_dir) if state_dir.is_dir() else []
+        names = opening.job_names(state_dir)
         if not names:
             raise ConfigError(f"there are no checkpoints in {state_dir}").hint(
                 "give the directory that the job ran with as --state-dir"
@@ -73,4 +110,4 @@ def read_job(state_dir: Path, job: str | None) -> JobDirectory:
                 f"name one with --job: {', '.join(names)}"
             )
         (job,) = names
-    return JobDirectory.read(state_dir, job)
+    return opening.read_job(state_dir, job)

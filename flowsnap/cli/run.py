@@ -8,12 +8,20 @@ import click
 
 from flowsnap.api.display import follow
 from flowsnap.api.settings import job_config
-from flowsnap.cli.options import argument_option, log_level_option, target_argument
+from flowsnap.cli.options import (
+    STATE_DIR,
+    argument_option,
+    as_place,
+    log_level_option,
+    target_argument,
+    work_dir_option,
+)
 from flowsnap.cli.pairs import parse_pairs, parse_settings
 from flowsnap.cli.report import DONE, INTERRUPTED
 from flowsnap.cli.target import load
 from flowsnap.core.restore import Allowed
 from flowsnap.errors import ConfigError
+from flowsnap.storage.object_url import StateDir
 
 
 @click.command("run")
@@ -27,9 +35,11 @@ from flowsnap.errors import ConfigError
 )
 @click.option(
     "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where checkpoints are kept; without it they end with the run.",
+    metavar=STATE_DIR,
+    callback=as_place,
+    help="Where checkpoints are kept, a directory or a URL; without it they end with the run.",
 )
+@work_dir_option
 @click.option("--checkpoint-interval", metavar="DURATION", help='Such as "10s", the default.')
 @click.option("--fresh", is_flag=True, help="Begin anew, whatever checkpoints there are.")
 @click.option(
@@ -52,7 +62,7 @@ def run_command(
     target: str,
     arguments: tuple[str, ...],
     settings: tuple[str, ...],
-    state_dir: Path | None,
+    state_dir: StateDir | None,
     quiet: bool,
     **options: object,
 ) -> int:
@@ -74,7 +84,7 @@ def run_command(
     handle = start_job(
         definition, config, state_dir=state_dir, restore=restore, allowed=allowed, in_thread=False
     )
-    result = follow(handle, quiet=quiet, state_dir=state_dir)
+    result = follow(handle, quiet=quiet, state_dir=str(state_dir) if state_dir else None)
     return DONE if result.state == "finished" else INTERRUPTED
 
 

@@ -19,7 +19,8 @@ from flowsnap.cli.options import (
 from flowsnap.cli.report import DONE
 from flowsnap.errors import RestoreError
 from flowsnap.storage import export
-from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.storage.object_url import StateDir
+from flowsnap.storage.opening import open_job
 from flowsnap.storage.savepoint import find
 
 
@@ -37,7 +38,12 @@ from flowsnap.storage.savepoint import find
 @json_option
 @log_level_option
 def savepoint_command(
-    state_dir: Path, job: str | None, name: str, target: Path | None, timeout: str, **options: bool
+    state_dir: StateDir,
+    job: str | None,
+    name: str,
+    target: Path | None,
+    timeout: str,
+    **options: bool,
 ) -> int:
     """Make a savepoint: a checkpoint of its own, which is yours to keep.
 
@@ -66,8 +72,8 @@ def savepoint_command(
     return DONE
 
 
-def _of_ended(state_dir: Path, job: str, name: str) -> Path:
-    with JobDirectory.open(state_dir, job) as directory:  # with its lock: nobody retires meanwhile
+def _of_ended(state_dir: StateDir, job: str, name: str) -> Path:
+    with open_job(state_dir, job) as directory:  # with its lock: nobody retires meanwhile
         manifest = directory.latest()
         if manifest is None:
             raise RestoreError(f"job {job} has no checkpoint to make a savepoint of").hint(

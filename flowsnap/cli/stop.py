@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from flowsnap.cli.asking import ask, check_running, shown
@@ -16,6 +14,7 @@ from flowsnap.cli.options import (
 )
 from flowsnap.cli.report import DONE
 from flowsnap.storage import export
+from flowsnap.storage.object_url import StateDir
 
 
 @click.command("stop")
@@ -36,7 +35,7 @@ from flowsnap.storage import export
 @timeout_option
 @log_level_option
 def stop_command(
-    state_dir: Path, job: str | None, savepoint: str | None, drain: bool, timeout: str
+    state_dir: StateDir, job: str | None, savepoint: str | None, drain: bool, timeout: str
 ) -> int:
     """Stop a running job with a last checkpoint.
 
@@ -58,7 +57,7 @@ def stop_command(
 @job_option
 @timeout_option
 @log_level_option
-def cancel_command(state_dir: Path, job: str | None, timeout: str) -> int:
+def cancel_command(state_dir: StateDir, job: str | None, timeout: str) -> int:
     """Cancel a running job: it ends at once.
 
     What came after its newest checkpoint is given up, and is read again when the job is run again.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 import msgspec
@@ -22,11 +21,11 @@ from flowsnap.cli.options import (
 )
 from flowsnap.cli.report import CANNOT_RESTORE, DONE
 from flowsnap.core import manifest as manifests
-from flowsnap.core import retention
 from flowsnap.core.ids import CheckpointId
 from flowsnap.errors import RestoreError, StorageError
 from flowsnap.snapshot import Snapshot, check_cut
 from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.storage.object_url import StateDir
 from flowsnap.storage.verification import Finding
 
 _DAMAGE = ("corrupt", "missing")
@@ -37,7 +36,7 @@ _DAMAGE = ("corrupt", "missing")
 @job_option
 @json_option
 @log_level_option
-def verify_command(state_dir: Path, job: str | None, is_json: bool) -> int:
+def verify_command(state_dir: StateDir, job: str | None, is_json: bool) -> int:
     """Find damage in what a job has stored.
 
     Reads every file and compares it with the hash that was noted when it was stored. Then it checks
@@ -70,9 +69,9 @@ class Inconsistency(msgspec.Struct, frozen=True):
 
 def _cut(directory: JobDirectory, checkpoint_id: CheckpointId) -> Iterator[Inconsistency]:
     """Yield what speaks against a checkpoint being a consistent cut."""
-    path = directory.root / retention.checkpoint_directory(checkpoint_id)
     try:
-        with Snapshot.open(path) as snapshot:
+        manifest = directory.read_manifest(checkpoint_id)
+        with Snapshot.of(manifest, directory.store) as snapshot:
             for finding in check_cut(snapshot):
                 yield Inconsistency(checkpoint_id, finding.kind, finding.task, finding.detail)
     except (RestoreError, StorageError):

@@ -32,7 +32,7 @@ class Callback(Sink):
     """
 
     def __init__(self, fn: Callable[[Any], object], *, batches: bool = False) -> None:
-        self._held = InProcess(_checked(fn, "fn"))
+        self._held = InProcess(_checked(fn, "fn"), "function")
         self.batches = batches
 
     def open(self, context: SinkContext) -> None:
@@ -68,8 +68,10 @@ class CommittedCallback(EpochLogSink):
         retry_timeout: Duration = "60s",
     ) -> None:
         super().__init__(retry_timeout=retry_timeout)
-        self._held = InProcess(_checked(fn, "fn"))
-        self._asked = None if applied is None else InProcess(_checked(applied, "applied"))
+        self._held = InProcess(_checked(fn, "fn"), "function")
+        self._asked: InProcess | None = None
+        if applied is not None:
+            self._asked = InProcess(_checked(applied, "applied"), "function")
 
     def to_rows(self, values: list[Any]) -> list[Any]:
         """Return the records as they are now: a later change of one is not seen."""

@@ -11,6 +11,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import IO, Any, ClassVar, Unpack
 
 from flowsnap.connectors.compression import compression_of, damage, decompressed
@@ -36,6 +37,9 @@ from flowsnap.connectors.typed import (
 )
 from flowsnap.core.operator import Submission
 from flowsnap.errors import ConfigError, MalformedInput, StorageError
+
+_SIMPLE = frozenset({str, int, float, type(None)})
+"""Types of fields that csv writes as we want them."""
 
 HINT = (
     "every record must have a field for each column, of its type where one is given; where fields"
@@ -184,10 +188,12 @@ class CsvFiles(LineFiles, FileSink):
         header = self._encode_rows([list(self.columns)]) if self.header else b""
         return file_body(file, self.compression, header)
 
-    def _encode_rows(self, rows: list[list[Any]]) -> bytes:
+    def _encode_rows(self, rows: Sequence[Sequence[Any]]) -> bytes:
         text = io.StringIO(newline="")
         writer = csv.writer(text, delimiter=self.delimiter, lineterminator="\n")
-        writer.writerows([list(map(_cell, row)) for row in rows])
+        if not _SIMPLE.issuperset(map(type, chain.from_iterable(rows))):
+            rows = [list(map(_cell, row)) for row in rows]
+        writer.writerows(rows)
         return text.getvalue().encode()
 
 

@@ -18,10 +18,14 @@ _HERE: WeakValueDictionary[str, InProcess] = WeakValueDictionary()
 
 
 class InProcess:
-    """Holds ``value``; a copy of the holder has the same one in this process, else a copy of it."""
+    """Holds ``value``; a copy of the holder has the same one in this process, else a copy of it.
 
-    def __init__(self, value: Any, id_: str | None = None) -> None:
+    For as long as there is a holder in this process. ``what`` names the value in errors.
+    """
+
+    def __init__(self, value: Any, what: str, id_: str | None = None) -> None:
         self.value = value
+        self._what = what
         self._id = uuid4().hex if id_ is None else id_
         _HERE[self._id] = self
 
@@ -30,15 +34,15 @@ class InProcess:
             data: bytes | None = dump(self.value)
         except Exception:  # A lock, a socket: what pickles raise has no common class.
             data = None
-        return _arrived, (self._id, type(self.value).__name__, data)
+        return _arrived, (self._id, self._what, data)
 
 
-def _arrived(id_: str, kind: str, data: bytes | None) -> InProcess:
+def _arrived(id_: str, what: str, data: bytes | None) -> InProcess:
     here = _HERE.get(id_)
     if here is not None:
         return here
     if data is None:
-        raise ConfigError(f"a {kind} stays in the process that made it, and cannot be copied").hint(
+        raise ConfigError(f"a {what} stays in the process that made it, and cannot be copied").hint(
             "run the job with workers=0"
         )
-    return InProcess(load(data), id_)
+    return InProcess(load(data), what, id_)

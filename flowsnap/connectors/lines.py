@@ -30,7 +30,7 @@ from flowsnap.connectors.dead_letters import DeadLetter, OnError, check_on_error
 from flowsnap.connectors.files import InputFile, Paths, as_paths, find_files
 from flowsnap.connectors.follow import FollowReader, lanes
 from flowsnap.connectors.options import check_options
-from flowsnap.connectors.typed import MISFITS, reason_of
+from flowsnap.connectors.typed import MISFITS, cause_of, reason_of
 from flowsnap.core.element import Batch
 from flowsnap.core.operator import Source, Split, SplitReader
 from flowsnap.errors import MalformedInput, StorageError
@@ -321,7 +321,7 @@ class EachLine:
             f"{where}: the line at byte {offset} is not what was expected: {reason}",
             file=file,
             offset=offset,
-        ).hint(self._hint) from error
+        ).hint(self._hint) from cause_of(error)
 
 
 def line_number(path: str, offset: int) -> int | None:

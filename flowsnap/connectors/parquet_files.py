@@ -26,6 +26,7 @@ from flowsnap.connectors.files import InputFile, Paths, as_paths, find_files
 from flowsnap.connectors.options import check_options, chosen
 from flowsnap.connectors.typed import (
     MISFITS,
+    cause_of,
     check_type,
     columns_of,
     converter,
@@ -305,7 +306,7 @@ class ParquetReader(SplitReader):
                 f"{self._path}: row {number} of its split is not what was expected: {reason}",
                 file=self._path,
                 offset=number,
-            ).hint("every row must be of the given type") from error
+            ).hint("every row must be of the given type") from cause_of(error)
 
     def _letter(self, row: dict[str, Any], reason: str, number: int) -> DeadLetter:
         text = msgspec.json.encode(row, enc_hook=str)

@@ -70,7 +70,7 @@ class FromGenerator(Source):
                 raise ConfigError(f"{what}: {function!r} is not a function").hint(
                     "give a generator function itself, without calling it"
                 )
-        self._held = InProcess((values, replay))
+        self._held = InProcess((values, replay), "generator")
         self.bounded = bounded
         self.buffer = checked_buffer(buffer)
 
@@ -120,7 +120,7 @@ class FromQueue(Source):
         if isinstance(values, asyncio.Queue) and loop is None:
             loop = _running_loop()
         self.bounded = bounded
-        self._held = InProcess((values, loop))
+        self._held = InProcess((values, loop), "queue")
 
     def splits(self, parallelism: int) -> list[Split]:
         return [Split("all")]

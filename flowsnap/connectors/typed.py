@@ -31,6 +31,7 @@ KEPT = (datetime, date, time, timedelta, Decimal, UUID, bytes)
 
 
 _PLAIN = (str, int, float, *KEPT)
+_ROWS = {list, tuple}
 
 
 def check_type(type_: Any) -> None:
@@ -83,6 +84,11 @@ def reason_of(error: Exception) -> str:
     return "; ".join(f"{one['msg']} - at `{'.'.join(map(str, one['loc']))}`" for one in found)
 
 
+def cause_of(error: Exception) -> Exception | None:
+    """Return what may stand as the cause below a message: an error that does not show the value."""
+    return None if callable(getattr(error, "errors", None)) else error
+
+
 def encode_hook(value: Any) -> Any:
     """Return what a pydantic model is made of, for msgspec.
 
@@ -105,7 +111,7 @@ def columns_of(type_: Any) -> dict[str, Any]:
     return {}
 
 
-def rows_of(values: Sequence[Any], columns: Sequence[str]) -> list[list[Any]]:
+def rows_of(values: Sequence[Any], columns: Sequence[str]) -> list[Sequence[Any]]:
     """Return records as rows of their columns; a key that a dict does not have is None.
 
     A list or a tuple is a row already, and of one column any plain value is one.
@@ -114,23 +120,26 @@ def rows_of(values: Sequence[Any], columns: Sequence[str]) -> list[list[Any]]:
         TypeError: a record has no fields.
         ValueError: it has a field that is no column, or not as many as there are columns.
     """
-    rows = []
+    count = len(columns)
+    if set(map(type, values)) <= _ROWS:
+        if set(map(len, values)) - {count}:
+            wrong = next(len(value) for value in values if len(value) != count)
+            raise ValueError(f"{wrong} fields where there are {count} columns")
+        return list(values)
     known = frozenset(columns)
-    for value in values:
-        if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-            if len(value) != len(columns):
-                raise ValueError(f"{len(value)} fields where there are {len(columns)} columns")
-            rows.append(list(value))
-            continue
-        if len(columns) == 1 and (value is None or isinstance(value, _PLAIN)):
-            rows.append([value])
-            continue
-        fields = value._asdict() if hasattr(value, "_asdict") else fields_of(value)
-        if not fields.keys() <= known:
-            strays = ", ".join(sorted(map(str, fields.keys() - known)))
-            raise ValueError(f"there is no column for {strays}")
-        rows.append([fields.get(name) for name in columns])
-    return rows
+    return [_row_of(value, columns, known) for value in values]
+
+
+def _row_of(value: Any, columns: Sequence[str], known: frozenset[str]) -> Sequence[Any]:
+    if type(value) in _ROWS:
+        return rows_of([value], columns)[0]
+    if len(columns) == 1 and (value is None or isinstance(value, _PLAIN)):
+        return [value]
+    fields = value._asdict() if hasattr(value, "_asdict") else fields_of(value)
+    if not fields.keys() <= known:
+        strays = ", ".join(sorted(map(str, fields.keys() - known)))
+        raise ValueError(f"there is no column for {strays}")
+    return [fields.get(name) for name in columns]
 
 
 def fields_of(value: Any) -> dict[str, Any]:

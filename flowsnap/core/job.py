@@ -39,7 +39,7 @@ restarted together, and the end of a bounded job is a checkpoint like any other.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from flowsnap.core.fleet import Fleet, WorkerStatus
@@ -135,7 +135,12 @@ class TaskReachedEnd:
 
 @dataclass(frozen=True, slots=True)
 class FinalCommitted:
-    """The final checkpoint is complete, and every sink has committed it."""
+    """The final checkpoint is complete, and every sink has committed it.
+
+    ``is_whole``: each task had ended before its part was taken, and nothing was in transit.
+    """
+
+    is_whole: bool = field(default=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,8 +369,8 @@ class JobMachine:
         match event:
             case Submitted():
                 return self._launch(now_ms)
-            case FinalCommitted():
-                return self._finish()
+            case FinalCommitted(is_whole):
+                return self._finish(is_whole)
             case AttemptFailed():
                 return self._attempt_failed(event, now_ms, draw)
             case WorkerLost():
@@ -393,10 +398,11 @@ class JobMachine:
             case _:
                 pass  # The last word of a task that was cancelled, or killed, meanwhile.
 
-    def _finish(self) -> list[Action]:
+    def _finish(self, is_whole: bool) -> list[Action]:
         if self.state is not _S.FINISHING:
             return []  # A failure or cancel came first; a later attempt resumes behind the end.
-        is_stop = self._is_stopping and self._ended != self._tasks
+        # Tasks that have ended meanwhile may have done so behind their part of the checkpoint.
+        is_stop = self._is_stopping and not (is_whole and self._ended == self._tasks)
         self._outcome = _S.STOPPED if is_stop else _S.FINISHED
         return self._end()
 

@@ -97,7 +97,7 @@ class Triggered:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A checkpoint is complete."""
+    """A checkpoint is complete, and if it is not the final one, its output is committed."""
 
     checkpoint_id: CheckpointId
     is_final: bool

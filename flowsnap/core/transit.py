@@ -5,7 +5,9 @@ received. After a restore they are received first, before anything that is sent 
 as if the cut had never been. There may be other subtasks now, and other channels, so that what was
 in transit to a subtask goes to whoever has its work: of a channel that is partitioned by key, each
 record to the owner of its key group; of any other, everything to one subtask, in order. What the
-receiver has recorded of a channel comes before what its sender has.
+receiver has recorded of a channel comes before what its sender has. Where operators that had a
+channel between them are one chain now, the last ones come first: what was on its way to them had
+left the others.
 
 Source: Chandy and Lamport 1985, section 3.2, the state of a channel; FLIP-76, FLINK-19801 for other
 parallelisms. Deviation: Flink gives the sender's part back to the sender; a batch that has been
@@ -15,6 +17,7 @@ sent has left, so here all of it is the receiver's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 from flowsnap.core.graph import (
     ChainSpec,
@@ -36,15 +39,17 @@ def assign(
     """Return what was in transit to a task, in the order in which it is to be processed."""
     chain = graph.chains[task.chain]
     widths = _widths(old)
+    ended = _ended(old)
     found = []
-    for is_sent in (False, True):
+    for operator, is_sent in product(reversed(chain.operators), (False, True)):
         for snapshot in old:
             own = tuple(
                 channel
                 for channel in snapshot.channels
                 if channel.is_sent is is_sent
-                and channel.target in chain.operators
-                and _is_for(channel, widths[channel.target], chain, task, graph.max_parallelism)
+                and channel.target == operator
+                and (operator, channel.target_subtask) not in ended
+                and _is_for(channel, widths[operator], chain, task, graph.max_parallelism)
             )
             if own and snapshot.channel_file is not None:
                 found.append(TransitAssignment(snapshot.channel_file, own))
@@ -93,6 +98,11 @@ def misdirected(tasks: Sequence[TaskSnapshot], graph: JobGraph) -> list[Operator
 
 def _subtask(graph: ExecutionGraph, task: TaskId) -> int:
     return next(one.subtask for one in graph.tasks if one.id == task)
+
+
+def _ended(old: Sequence[TaskSnapshot]) -> set[tuple[OperatorId, int]]:
+    """Return the subtasks that had ended: what was still fed back into such a loop goes nowhere."""
+    return {(name, task.subtask) for task in old if task.is_ended for name in task.operators}
 
 
 def _widths(old: Sequence[TaskSnapshot]) -> dict[OperatorId, int]:

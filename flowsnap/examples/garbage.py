@@ -3,7 +3,7 @@
 Every site keeps objects, uses some of them (its roots), and sends references to others, which let
 go of theirs. An object is garbage if no root leads to it, at no site, by any way, and no reference
 on its way does: nobody can get hold of it again, so being garbage is a stable property, and what a
-snapshot shows as garbage may be collected now. ``python -m flowsnap.examples.garbage`` does.
+snapshot shows as garbage may be collected now. ``python -m flowsnap.examples.garbage`` shows it.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Deployment:
     job_graph: JobGraph
     config: JobConfig
     code: CodeBlob
-    job_directory: Path
+    job_directory: str
     socket_directory: Path
     work_directory: Path
 
@@ -55,7 +55,7 @@ class Deployment:
             config=self.config,
             code_path=self.code.path,
             code_sha256=self.code.sha256,
-            job_directory=str(self.job_directory),
+            job_directory=self.job_directory,
             socket_directory=str(self.socket_directory),
             work_directory=str(self.work_directory),
             assignments=tuple(a for a in self.assignments if a.task in own),

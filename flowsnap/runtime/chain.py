@@ -205,7 +205,8 @@ class Chain:
                     yield from self._rest(operator.advance(watermark_ms), index)
             if operator.generates_watermarks:
                 return
-        yield watermark_ms
+        is_behind = member < len(self._members)
+        yield max(watermark_ms, self._contexts[-1].watermark_ms) if is_behind else watermark_ms
 
     def on_processing_time(self, now_ms: int) -> Iterator[Batch]:
         """Yield what comes out because the wall clock has reached ``now_ms``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ class CheckpointDriver:
     def __init__(self, means: Means) -> None:
         self._means = means
         self._asked = AskedCheckpoints()
+        self._uncommitted: deque[requests.Completed] = deque()
+        self._is_whole = False  # the final checkpoint: it holds the end of every task
 
     def request(self, wish: checkpoints.Wish) -> Future[CheckpointId]:
         """Ask for a checkpoint, from any thread; its id comes when it is complete."""
@@ -114,6 +117,7 @@ class CheckpointDriver:
         now_ms = self._means.clock.now_ms()
         if isinstance(event, checkpoints.Started):
             self._asked.start()
+            self._uncommitted.clear()
         for action in attempt.coordinator.handle(event, now_ms):
             LOG.debug("%s: %s", type(event).__name__, type(action).__name__)
             self._carry_out(action, attempt)
@@ -192,6 +196,7 @@ class CheckpointDriver:
             else:
                 self.coordinate(checkpoints.ManifestFailed(manifest.checkpoint_id, str(error)))
             return
+        self._is_whole = all(task.is_ended and not task.channels for task in manifest.tasks)
         attempt.times.of(manifest.checkpoint_id).written(self._means.clock)
         self._means.report.checkpoint_completed(manifest)
         self.coordinate(checkpoints.ManifestWritten(manifest.checkpoint_id))
@@ -206,7 +211,11 @@ class CheckpointDriver:
         means.tell(CompleteCheckpoint(attempt=attempt.id, checkpoint_id=checkpoint_id))
         failpoint("jm.notify_sent")
         self._asked.completed(checkpoint_id)
-        means.answer(requests.Completed(checkpoint_id, attempt.is_final_complete))
+        told = requests.Completed(checkpoint_id, attempt.is_final_complete)
+        if told.is_final:
+            means.answer(told)
+        else:  # A savepoint holds no output that is yet to be committed.
+            self._uncommitted.append(told)
         pending = [one.checkpoint_id for one in attempt.coordinator.all_pending]
         try:
             means.recovery.retire(means.config.checkpoints_retained, pending)
@@ -216,8 +225,10 @@ class CheckpointDriver:
     def _committed(self, message: Committed, attempt: Attempt) -> None:
         if not attempt.commits.committed(message.task, message.checkpoint_id):
             return
+        while self._uncommitted and self._uncommitted[0].checkpoint_id <= message.checkpoint_id:
+            self._means.answer(self._uncommitted.popleft())
         if completion := attempt.times.committed(message.checkpoint_id, self._means.clock):
             self._means.recovery.record_completion(completion)
         # Not started any more: the last word of a worker that died, while we start anew.
         if attempt.is_final_complete and attempt.is_started:
-            self._means.feed(life.FinalCommitted())
+            self._means.feed(life.FinalCommitted(self._is_whole))

@@ -31,7 +31,8 @@ from flowsnap.runtime.local import LocalLauncher
 from flowsnap.runtime.recovery import Recovery, Wanted
 from flowsnap.runtime.status import JobResult, JobStatus
 from flowsnap.storage import layout
-from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.storage.object_url import StateDir
+from flowsnap.storage.opening import open_job
 from flowsnap.storage.requests import Mailbox
 from flowsnap.transport.control import ControlServer, MemoryControl
 
@@ -282,7 +283,7 @@ def start_job(
     definition: PipelineDefinition,
     config: JobConfig,
     *,
-    state_dir: Path | None = None,
+    state_dir: StateDir | None = None,
     restore: Wanted = "latest",
     allowed: Allowed = NOTHING,
     in_thread: bool = True,
@@ -305,7 +306,7 @@ def start_job(
         pickle_definition(definition)  # what cannot travel is found before anything is touched
     scratch = Path(tempfile.mkdtemp(prefix="flowsnap-"))  # which mkdtemp makes 0700
     try:
-        directory = JobDirectory.open(state_dir or scratch / "state", definition.graph.name)
+        directory = open_job(state_dir or scratch / "state", definition.graph.name)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise

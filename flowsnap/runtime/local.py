@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from flowsnap.core.ids import WorkerId
 from flowsnap.core.message import Deploy
 from flowsnap.errors import LocalProtocolError
 from flowsnap.runtime.clock import Clock
 from flowsnap.runtime.definition import PipelineDefinition
 from flowsnap.runtime.worker import IDLE_MS, Edges, Worker
-from flowsnap.storage.writer import CheckpointWriter
+from flowsnap.storage.opening import open_writer
 from flowsnap.transport.control import MemoryControl
 from flowsnap.transport.plane import DataPlane
 
@@ -39,7 +37,7 @@ class LocalLauncher:
         edges = Edges(
             load_code=lambda _: self._definition.code,
             make_plane=_refuse_plane,
-            make_writer=lambda deploy: CheckpointWriter(Path(deploy.job_directory), deploy.attempt),
+            make_writer=open_writer,
         )
         self._worker = Worker(worker, client, self._clock, edges)
         client.greet()

@@ -175,7 +175,7 @@ class Recovery:
             job_graph=self.job_graph,
             config=config,
             code=self._code,
-            job_directory=self._directory.root,
+            job_directory=self._directory.location,
             socket_directory=self.scratch,
             work_directory=self._directory.work_directory(attempt),
         )

@@ -174,18 +174,22 @@ class Snapshotter:
 
     def _store_files(self, pending: _Pending, persist: Persist) -> StateHandle:
         checkpoint_id, task = pending.snapshot.checkpoint_id, pending.snapshot.task
-        handles, new_bytes = [], 0
-        for file in persist.files:
+        new_bytes = 0
+
+        def store(file: LocalFile) -> FileHandle:
+            nonlocal new_bytes
             if pending.is_aborted:
                 raise StorageError(f"checkpoint {checkpoint_id} was given up meanwhile")
             handle = self._reusable(task.id, file)
             if handle is None:
                 handle = self._writer.store(checkpoint_id, task.id, file)
-                new_bytes += handle.size_bytes
-                if file.is_shared:
-                    with self._lock:
+                with self._lock:
+                    new_bytes += handle.size_bytes
+                    if file.is_shared:
                         self._files[task.id].stored(checkpoint_id, handle)
-            handles.append(handle)
+            return handle
+
+        handles = self._writer.each(store, persist.files)
         with self._lock:
             shared = [h for h, f in zip(handles, persist.files, strict=True) if f.is_shared]
             self._files[task.id].used(checkpoint_id, shared)

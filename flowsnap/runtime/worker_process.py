@@ -26,7 +26,7 @@ from flowsnap.core.message import Deploy, WorkerSettings
 from flowsnap.runtime.clock import SystemClock
 from flowsnap.runtime.worker import Edges, Worker
 from flowsnap.serialize import load_code
-from flowsnap.storage.writer import CheckpointWriter
+from flowsnap.storage.opening import open_writer
 from flowsnap.transport.control import ControlClient, HeartbeatSender
 from flowsnap.transport.plane import DataPlane, Route
 from flowsnap.transport.zeromq import ZmqDataPlane
@@ -63,7 +63,7 @@ def _run(settings: WorkerSettings, context: zmq.Context[Any]) -> None:
         Edges(
             load_code=_CodeCache(),
             make_plane=lambda deploy, id_: make_plane(context, deploy, id_),
-            make_writer=lambda deploy: CheckpointWriter(Path(deploy.job_directory), deploy.attempt),
+            make_writer=open_writer,
         ),
     )
     heartbeat = HeartbeatSender(

@@ -11,7 +11,7 @@ from flowsnap.connectors import Collect
 from flowsnap.core.ids import CheckpointId
 from flowsnap.core.job import TRANSITIONS, JobState
 from flowsnap.core.retention import checkpoint_directory
-from flowsnap.errors import CheckpointError, ConfigError
+from flowsnap.errors import CheckpointError, ConfigError, FlowsnapError
 from flowsnap.runtime.job import JobHandle
 from flowsnap.runtime.status import JobResult
 from flowsnap.snapshot.network_history import Event, as_happened
@@ -129,7 +129,7 @@ class NetworkRun:
     def __exit__(self, kind: object, *_: object) -> None:
         try:
             self.close()
-        except Exception:
+        except FlowsnapError:
             if kind is None:  # Otherwise the block has its own error, which says more.
                 raise
 

@@ -15,9 +15,11 @@ from flowsnap.core import retention
 from flowsnap.core.ids import CheckpointId
 from flowsnap.core.manifest import CheckpointManifest
 from flowsnap.errors import ConfigError, ManifestCorrupt, RestoreError, StorageError
+from flowsnap.snapshot.remote import find_remote
 from flowsnap.storage import layout
 from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.job_directory import JobDirectory, job_names
+from flowsnap.storage.object_url import ObjectUrl, as_state_dir
 from flowsnap.storage.store import CheckpointStore
 
 
@@ -45,7 +47,11 @@ def find(path: str | Path, job: str | None = None) -> Place:
         RestoreError: the job has no complete checkpoint.
         ManifestCorrupt: what is there is torn, damaged, foreign or of another version.
     """
-    place = Path(path).absolute()
+    named = as_state_dir(path)
+    if isinstance(named, ObjectUrl):
+        manifest, directory, is_newest = find_remote(named, job)
+        return Place(manifest, directory.store, directory.location, None, is_newest)
+    place = named.absolute()
     if place.name == retention.MANIFEST:
         place = place.parent
     if not place.is_dir():

@@ -38,6 +38,7 @@ def check_new(directory: JobDirectory, name: str) -> None:
     Raises:
         ConfigError: it is no name, or there is one already.
     """
+    directory.check_savepoints()
     if not name:
         return
     if not is_name(name) or "/" in name:

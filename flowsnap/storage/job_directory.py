@@ -39,7 +39,7 @@ class JobDirectory(JobStore):
             ManifestCorrupt: its ``job.json`` is damaged, foreign or of another version.
             StorageError: the disk failed.
         """
-        _check_job(job)
+        check_job(job)
         state_dir, files = state_dir.absolute(), filesystem or FileSystem()
         claim_directory(state_dir, files, may_be_shared=True)
         claim_directory(state_dir / job, files)
@@ -58,7 +58,7 @@ class JobDirectory(JobStore):
             ConfigError: there is no such job, or as ``open``.
             ManifestCorrupt: as ``open``.
         """
-        _check_job(job)
+        check_job(job)
         root = state_dir.absolute() / job
         if not root.is_dir():
             known = ", ".join(job_names(state_dir)) or "none"
@@ -75,6 +75,18 @@ class JobDirectory(JobStore):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def location(self) -> str:
+        """Where workers find the store: a path or a URL."""
+        return str(self.root)
+
+    def check_savepoints(self) -> None:
+        """Check that savepoints can be made of this job.
+
+        Raises:
+            ConfigError: its store is not on the disk.
+        """
 
     def writer(self, attempt: AttemptId) -> CheckpointWriter:
         """Return a writer of files for an attempt that runs in this process."""
@@ -146,7 +158,12 @@ def job_names(state_dir: Path) -> list[str]:
     ]
 
 
-def _check_job(job: str) -> None:
+def check_job(job: str) -> None:
+    """Check that a job can be called so.
+
+    Raises:
+        ConfigError: it cannot.
+    """
     if not is_name(job) or "/" in job:
         raise ConfigError(f"{job!r} cannot be the name of a job").hint(
             "use letters, digits, '.', '_' and '-', begin with a letter or a digit, at most 128"

@@ -124,7 +124,9 @@ class Lease:
         if not self._lost and self._waiting.now_ms() >= self._until_ms:
             self._lost = "it could not be renewed in time"
         if self._lost:
-            raise StorageError(f"the lease of job manager {self._record.number} is lost: {self._lost}")
+            raise StorageError(
+                f"the lease of job manager {self._record.number} is lost: {self._lost}"
+            )
 
     def renew(self) -> None:
         """Renew once; who has lost the lease notices at ``check``.

@@ -34,11 +34,9 @@ from flowsnap.storage.job_store import JobStore
 from flowsnap.storage.lease import Lease
 from flowsnap.storage.object_remote import connect
 from flowsnap.storage.object_store import ObjectStore
-from flowsnap.storage.object_url import ObjectUrl
+from flowsnap.storage.object_url import WORK_VARIABLE, ObjectUrl
 from flowsnap.storage.ownership import OwnerLock, claim_directory
 from flowsnap.storage.writer import CheckpointWriter
-
-WORK_VARIABLE = "FLOWSNAP_WORK_DIR"
 
 
 class ObjectJobDirectory(JobDirectory):
@@ -55,7 +53,7 @@ class ObjectJobDirectory(JobDirectory):
         JobStore.__init__(self, store, job, place=str(url), is_read_only=held is None)
 
     @classmethod
-    def claim(cls, state_dir: ObjectUrl, job: str, *, work_dir: Path | None = None) -> Self:
+    def claim(cls, state_dir: ObjectUrl, job: str) -> Self:
         """Take possession of a job, and make it if there is none.
 
         Raises:
@@ -64,7 +62,7 @@ class ObjectJobDirectory(JobDirectory):
             StorageError: the service failed, or refuses.
         """
         check_job(job)
-        url, root = state_dir / job, work_directory(state_dir, work_dir) / job
+        url, root = state_dir / job, work_directory(state_dir) / job
         files = FileSystem()
         claim_directory(root.parent, files, may_be_shared=True)
         claim_directory(root, files)
@@ -83,7 +81,7 @@ class ObjectJobDirectory(JobDirectory):
             raise
 
     @classmethod
-    def look(cls, state_dir: ObjectUrl, job: str, *, work_dir: Path | None = None) -> Self:
+    def look(cls, state_dir: ObjectUrl, job: str) -> Self:
         """Open a job for reading, also while it runs.
 
         Raises:
@@ -92,7 +90,7 @@ class ObjectJobDirectory(JobDirectory):
         """
         check_job(job)
         url = state_dir / job
-        return cls(connect(url), url, work_directory(state_dir, work_dir) / job, None)
+        return cls(connect(url), url, work_directory(state_dir) / job, None)
 
     @property
     def location(self) -> str:
@@ -133,18 +131,17 @@ class ObjectJobDirectory(JobDirectory):
                 raise StorageError(f"{self._source(path)} is neither barred nor complete")
 
 
-def work_directory(state_dir: ObjectUrl, chosen: Path | None = None) -> Path:
+def work_directory(state_dir: ObjectUrl) -> Path:
     """Return the local directory for the jobs in a state directory that is in object storage.
 
-    Without a choice, the same URL has the same directory for the same user of a host: so a job is
-    found by those who ask it something, and what was fetched is found again.
+    Where the environment names none, the same URL has the same directory for the same user of a
+    host: so a job is found by those who ask it something, and what was fetched is found again.
     """
-    if chosen is None and (named := os.environ.get(WORK_VARIABLE)):
-        chosen = Path(named)
-    if chosen is None:
-        tag = sha256(str(state_dir).encode()).hexdigest()[:16]
-        chosen = Path(tempfile.gettempdir()) / f"flowsnap-{os.geteuid()}" / tag
-    return chosen.absolute()
+    named = os.environ.get(WORK_VARIABLE)
+    if named:
+        return Path(named).absolute()
+    tag = sha256(str(state_dir).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()).absolute() / f"flowsnap-{os.geteuid()}-{tag}"
 
 
 def job_names(state_dir: ObjectUrl) -> list[str]:
@@ -153,6 +150,5 @@ def job_names(state_dir: ObjectUrl) -> list[str]:
     Raises:
         StorageError: the service failed, or refuses.
     """
-    ending = f"/{layout.IDENTITY}"
-    names = [file.name for file in connect(state_dir).list()]
-    return [n.removesuffix(ending) for n in names if n.count("/") == 1 and n.endswith(ending)]
+    store = connect(state_dir)
+    return [name for name in store.directories() if store.exists(f"{name}/{layout.IDENTITY}")]

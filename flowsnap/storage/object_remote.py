@@ -33,17 +33,17 @@ def connect(
     Raises:
         ConfigError: the environment does not say what the service needs to know.
     """
+    settings: dict[str, Any] = {
+        "client_options": {
+            "timeout": f"{REQUEST_TIMEOUT_MS}ms",
+            "connect_timeout": f"{CONNECT_TIMEOUT_MS}ms",
+            **_plain_http(),
+        },
+        "retry_config": {"max_retries": 0},  # Ours knows what may have taken effect.
+        **_profile(url),
+    }
     try:
-        remote = from_url(
-            str(url),
-            client_options={
-                "timeout": f"{REQUEST_TIMEOUT_MS}ms",
-                "connect_timeout": f"{CONNECT_TIMEOUT_MS}ms",
-                **_plain_http(),
-            },
-            retry_config={"max_retries": 0},  # Ours knows what may have taken effect.
-            **_profile(url),
-        )
+        remote = from_url(str(url), **settings)
     except (BaseError, ValueError) as error:
         # Its text may hold the environment; its kind is enough.
         raise ConfigError(f"{url} cannot be reached: {type(error).__name__}").hint(

@@ -1,4 +1,4 @@
-"""The checkpoint store in object storage: S3, Google Cloud Storage, Azure, and what speaks as they do.
+"""The checkpoint store in object storage: S3, Google Cloud Storage, Azure, and their likes.
 
 It needs of a service what all of these promise: a put is seen whole or not at all, by everybody,
 once it has returned; and a put on the condition that there is no such object yet (S3:
@@ -23,7 +23,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -74,6 +74,7 @@ _LASTING = (
 _SECRETS = re.compile(r"(?<=://)[^/\s@]+@|\?\S+")
 
 R = TypeVar("R")
+_Objects = list[tuple[str, int, datetime]]  # name, size in bytes, when it was written
 
 
 class ObjectStore:
@@ -214,8 +215,8 @@ class ObjectStore:
         return self._run(f"cannot read {name}", once)
 
     def delete_temporaries(self) -> int:
-        """Delete old bars. A service shows no other leavings: see there about unfinished uploads."""
-        oldest = datetime.now(timezone.utc) - BARS_KEPT
+        """Delete old bars: of an upload that was not finished a service shows nothing."""
+        oldest = datetime.now(UTC) - BARS_KEPT
         found = [
             name
             for name, size_bytes, modified in self._list("")
@@ -227,6 +228,18 @@ class ObjectStore:
 
     def strangers(self) -> Names:
         return sorted(name for name, _, _ in self._list("") if not is_name(name))
+
+    def directories(self) -> Names:
+        """Return the first parts of all names that have more than one, by name.
+
+        Raises:
+            StorageError: they cannot be read.
+        """
+
+        def once() -> Names:
+            return list(obstore.list_with_delimiter(self._remote)["common_prefixes"])
+
+        return sorted(filter(is_name, self._run(f"cannot list {self._place}", once)))
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -275,10 +288,10 @@ class ObjectStore:
 
         return self._run(f"cannot look for {name}", once)
 
-    def _list(self, prefix: str) -> list[tuple[str, int, datetime]]:
+    def _list(self, prefix: str) -> _Objects:
         directory = prefix.rpartition("/")[0]  # A service lists whole directories.
 
-        def once() -> list[tuple[str, int, datetime]]:
+        def once() -> _Objects:
             pages = obstore.list(self._remote, directory or None, chunk_size=LISTED_AT_ONCE)
             return [
                 (item["path"], item["size"], item["last_modified"])

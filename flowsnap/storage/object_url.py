@@ -61,6 +61,9 @@ class ObjectUrl:
         return f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/")
 
 
+WORK_VARIABLE = "FLOWSNAP_WORK_DIR"
+"""The environment variable that names the local directory of jobs in object storage."""
+
 StateDir = Path | ObjectUrl
 """Where the state of jobs is kept."""
 

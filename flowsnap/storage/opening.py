@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flowsnap.core.ids import AttemptId
-from flowsnap.errors import ConfigError
+from flowsnap.core.message import Deploy
 from flowsnap.storage import job_directory
 from flowsnap.storage.job_directory import JobDirectory
 from flowsnap.storage.object_url import ObjectUrl, StateDir, is_url
 from flowsnap.storage.writer import CheckpointWriter
 
 CACHE = "cache"
+FILES_AT_ONCE = 8
 
 
-def open_job(state_dir: StateDir, job: str, *, work_dir: Path | None = None) -> JobDirectory:
+def open_job(state_dir: StateDir, job: str) -> JobDirectory:
     """Take possession of a job, as ``JobDirectory.open``.
-
-    ``work_dir``: where what is no checkpoint lies, if the state directory is in object storage.
 
     Raises:
         ConfigError: as there; or a package is missing.
@@ -28,11 +26,7 @@ def open_job(state_dir: StateDir, job: str, *, work_dir: Path | None = None) -> 
     if isinstance(state_dir, ObjectUrl):
         from flowsnap.storage.object_directory import ObjectJobDirectory  # noqa: PLC0415
 
-        return ObjectJobDirectory.claim(state_dir, job, work_dir=work_dir)
-    if work_dir is not None:
-        raise ConfigError(f"a work directory is of no use: {state_dir} is on the disk itself").hint(
-            "give it only where the state directory is in object storage"
-        )
+        return ObjectJobDirectory.claim(state_dir, job)
     return JobDirectory.open(state_dir, job)
 
 
@@ -58,19 +52,19 @@ def job_names(state_dir: StateDir) -> list[str]:
     return job_directory.job_names(state_dir) if state_dir.is_dir() else []
 
 
-def open_writer(location: str, attempt: AttemptId, work_directory: str) -> CheckpointWriter:
-    """Return a worker's view of a job's store, which lies at ``location``.
+def open_writer(deploy: Deploy) -> CheckpointWriter:
+    """Return a worker's view of the store of the job that it is to work on.
 
-    Files of object storage that were fetched or stored before are kept beside the attempts' local
-    state, of which ``work_directory`` is one.
+    Files of object storage that were fetched or stored before are kept beside the local state of
+    the attempts.
 
     Raises:
         ConfigError: a package is missing, or the environment does not say how to reach it.
     """
-    if not is_url(location):
-        return CheckpointWriter(Path(location), attempt)
+    if not is_url(deploy.job_directory):
+        return CheckpointWriter(Path(deploy.job_directory), deploy.attempt)
     from flowsnap.storage.object_remote import connect  # noqa: PLC0415
 
-    root = Path(work_directory).parents[1]
-    store = connect(ObjectUrl.parse(location), cache=root / CACHE)
-    return CheckpointWriter(root, attempt, store)
+    root = Path(deploy.work_directory).parents[1]
+    store = connect(ObjectUrl.parse(deploy.job_directory), cache=root / CACHE)
+    return CheckpointWriter(root, deploy.attempt, store, files_at_once=FILES_AT_ONCE)

@@ -1,7 +1,7 @@
-"""Trying again what a service refused for the moment: bounded, further and further apart, jittered.
+"""Trying again what a service refused for the moment: bounded, and further and further apart.
 
-Half of each pause is chance, as in "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015): workers that
-failed together do not come back together.
+Half of each pause is chance: workers that failed together do not come back together ("Exponential
+Backoff And Jitter", AWS Architecture Blog, 2015).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RetryPolicy:
 
     def pause_ms(self, tries: int) -> float:
         """Return how long to wait after the ``tries``-th try that has failed."""
-        longest = min(self.pause_ms_max, self.pause_ms_first * 2 ** (tries - 1))
+        longest: int = min(self.pause_ms_max, self.pause_ms_first << (tries - 1))
         return longest * (0.5 + self.chance() / 2)
 
     def run(self, call: Callable[[], R]) -> R:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -118,6 +119,7 @@ class CheckpointStore(Protocol):
         """Return what lies there under names that are none: links, hidden files, temporaries."""
 
 
+@lru_cache(maxsize=4_096)
 def is_name(name: str) -> bool:
     """Return whether ``name`` can be the name of a stored file."""
     parts = name.split("/")

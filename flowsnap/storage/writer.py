@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from flowsnap.core.ids import AttemptId, CheckpointId, TaskId
 from flowsnap.core.manifest import FileHandle
@@ -19,6 +20,9 @@ from flowsnap.storage import layout
 from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.publish import pass_failpoint
 from flowsnap.storage.store import PIECE_BYTES, CheckpointStore, check_name, is_name
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class LocalFile(Protocol):
@@ -41,13 +45,19 @@ class CheckpointWriter:
     """Stores the files of one attempt, and brings those of any checkpoint back.
 
     Takes no lock: what it stores means nothing until a manifest lists it. ``store`` stands in for
-    the directory ``root``.
+    the directory ``root``. ``files_at_once``: more than one where the store is far away.
     """
 
     def __init__(
-        self, root: Path, attempt: AttemptId, store: CheckpointStore | None = None
+        self,
+        root: Path,
+        attempt: AttemptId,
+        store: CheckpointStore | None = None,
+        *,
+        files_at_once: int = 1,
     ) -> None:
         self._attempt = attempt
+        self._files_at_once = files_at_once
         self._store = DirectoryStore(root) if store is None else store
 
     def store(self, checkpoint_id: CheckpointId, task: TaskId, local: LocalFile) -> FileHandle:
@@ -70,6 +80,20 @@ class CheckpointWriter:
             pass_failpoint("op.file_stored")
         return FileHandle(local.name, path, size_bytes, digest)
 
+    def each(self, function: Callable[[T], R], files: Sequence[T]) -> list[R]:
+        """Return what ``function`` returns for each file; it may run in several threads at once.
+
+        Where it raises, those that have not begun never do, and the others have ended.
+        """
+        if self._files_at_once == 1 or len(files) < 2:
+            return [function(file) for file in files]
+        with ThreadPoolExecutor(self._files_at_once, "flowsnap-files") as pool:
+            futures = [pool.submit(function, file) for file in files]
+            try:
+                return [future.result() for future in futures]
+            finally:
+                pool.shutdown(cancel_futures=True)
+
     def restore(self, handles: Sequence[FileHandle], directory: Path) -> None:
         """Make ``directory`` with the files of ``handles``: all of them, and verified, or nothing.
 
@@ -85,8 +109,7 @@ class CheckpointWriter:
             directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(mode=0o700)
-            for handle in handles:
-                self._restore_file(handle, partial)
+            self.each(lambda handle: self._restore_file(handle, partial), handles)
             os.rename(partial, directory)
 
     def _restore_file(self, handle: FileHandle, directory: Path) -> None:

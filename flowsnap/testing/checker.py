@@ -204,12 +204,14 @@ class Checker:
             if node.kind not in {"count", "mover", "nested"}:
                 continue
             found = stored.counts.get(node.name, Counter())
+            elsewhere = moving
             if node.kind == "count":
                 wanted = reference.counted(node, expected[node.is_prompt])
             else:
                 wanted = reference.passed(node, expected[node.is_prompt])
                 found = found + hops_before(node, moving)
-            is_exact = node.is_prompt and all(is_inside(node, target) for target, _ in moving)
+                elsewhere = [one for one in moving if not is_inside(node, one[0])]
+            is_exact = node.is_prompt and not elsewhere
             if found != wanted if is_exact else not found <= wanted:
                 self.world.fail(f"C5: {where}: {node.name} has counted {found}, and not {wanted}")
 

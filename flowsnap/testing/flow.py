@@ -262,6 +262,10 @@ class WatchedSpill(SpillQueue):
         self.watch.taken(element)
         return element
 
+    def __del__(self) -> None:
+        if self._file is not None:  # Its process was killed, and closes nothing any more.
+            self._file.close()
+
 
 class WatchedOutput(OutputChannel):
     """The sending end of a channel, which tells the flow what a task gives away.
@@ -291,6 +295,9 @@ class WatchedRecording(Recording):
         is_sent = channel in self.outputs
         self.flow.recorded(channel, self.checkpoint_id, batch, is_sent=is_sent)
         super().add(channel, batch)
+
+    def __del__(self) -> None:
+        self.close()  # as the system does for a process that was killed
 
 
 def flow_of(channel: OutputChannel) -> Flow:

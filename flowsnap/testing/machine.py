@@ -267,20 +267,23 @@ class ManagerProcess(Process):
             self.world.trace.reached("two checkpoints under way")
         if not trigger.tasks <= self._heads:
             self.world.trace.reached("checkpoint begun inside")
+        self._triggered_us[trigger.checkpoint_id] = self.world.now_us
+        if trigger.is_final:
+            self._finals.add(trigger.checkpoint_id)
+
+    def _look_at_abort(self, checkpoint_id: CheckpointId) -> None:
+        waited_us = self.world.now_us - self._triggered_us.get(checkpoint_id, 0)
+        if waited_us >= self.cluster.config.checkpoint_timeout_ms * 1000:
+            self.world.trace.reached("checkpoint expired")
+        if checkpoint_id in self._finals:
+            self.world.trace.reached("final checkpoint given up")
 
     def _told(self, message: ToWorker) -> None:
         match message:
-            case TriggerCheckpoint(checkpoint_id=checkpoint_id, is_final=is_final):
+            case TriggerCheckpoint():
                 self._look_at_trigger(message)
-                self._triggered_us[checkpoint_id] = self.world.now_us
-                if is_final:
-                    self._finals.add(checkpoint_id)
             case AbortCheckpoint(checkpoint_id=checkpoint_id):
-                waited_us = self.world.now_us - self._triggered_us.get(checkpoint_id, 0)
-                if waited_us >= self.cluster.config.checkpoint_timeout_ms * 1000:
-                    self.world.trace.reached("checkpoint expired")
-                if checkpoint_id in self._finals:
-                    self.world.trace.reached("final checkpoint given up")
+                self._look_at_abort(checkpoint_id)
             case CompleteCheckpoint(checkpoint_id=checkpoint_id):
                 self.announced = checkpoint_id
             case LookRound(number=number) if number > 1:

@@ -13,7 +13,7 @@ from random import Random
 from flowsnap.runtime.definition import PipelineDefinition
 from flowsnap.testing import reference
 from flowsnap.testing.building import Builder
-from flowsnap.testing.plan import Node, PlanDrawing
+from flowsnap.testing.plan import LOOPS, Node, PlanDrawing
 from flowsnap.testing.reference import Item, Record, Streams
 from flowsnap.testing.sink import TransactionalSystem
 from flowsnap.testing.steps import Pace, SimulatedSource, Trouble
@@ -62,7 +62,9 @@ class Workload:
         widths: list[int] = []
         for node in self.nodes:
             is_own = node.width_of == node.index
-            widths.append(chance.choice(WIDTHS) if is_own else widths[node.width_of])
+            width = chance.choice(WIDTHS) if is_own else widths[node.width_of]
+            # A loop has many steps of its own: two subtasks of each show as much as four.
+            widths.append(min(width, 2) if node.kind in LOOPS else width)
         return widths
 
     def build(self, layout: int, system: TransactionalSystem) -> PipelineDefinition:

@@ -67,7 +67,7 @@ class Job:
     def __init__(self, directory: Path, *arguments: str) -> None:
         self.state = directory / "state"
         self.log = directory / "log"
-        self._mark = f"{MARK}={directory}"
+        self._mark = str(directory)
         self._command = [
             *(sys.executable, "-m", "flowsnap.cli.main", "run", f"{payments.__file__}:pipeline"),
             *(word for argument in arguments for word in ("--arg", argument)),
@@ -78,7 +78,7 @@ class Job:
         self.start()
 
     def start(self) -> None:
-        environment = dict([*os.environ.items(), self._mark.split("=", 1)])
+        environment = {**os.environ, MARK: self._mark}
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 self._command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL
@@ -106,7 +106,7 @@ class Job:
         struck = self._kill(targets[strike.victim])
         if strike.victim in {"the job manager", "all"}:
             self.process.wait()
-            until(lambda: not orphans(self._mark), "the workers to follow their parent")
+            until(lambda: not orphans(f"{MARK}={self._mark}"), "the workers to follow their parent")
             self.start()
         return struck
 
@@ -117,7 +117,7 @@ class Job:
         assert self.process.wait(60) == 0
 
     def close(self) -> None:
-        self._kill([self.process.pid, *orphans(self._mark)])
+        self._kill([self.process.pid, *orphans(f"{MARK}={self._mark}")])
         self.process.wait()
 
     def _kill(self, pids: list[int]) -> int:
@@ -139,7 +139,7 @@ class Table:
         with psycopg.connect(self._dsn) as db:
             if db.execute("select to_regclass('totals')").fetchone() == (None,):
                 return Counter()
-            return Counter(db.execute(f"select {', '.join(payments.COLUMNS)} from totals"))  # type: ignore[arg-type]
+            return Counter(db.execute(f"select {', '.join(payments.COLUMNS)} from totals"))
 
     def payments(self) -> int:
         """Return how many payments the rows were made of."""

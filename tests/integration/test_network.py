@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +88,9 @@ def test_philosophers_deadlock_and_the_circle_is_found(workers: int) -> None:
         found = philosophers.deadlock(run.wait(60))
 
     assert found is not None
-    assert set(found.cycle) == {f"{kind}-{seat}" for kind in ("fork", "philosopher") for seat in "012"}
+    assert set(found.cycle) == {
+        f"{kind}-{seat}" for kind in ("fork", "philosopher") for seat in "012"
+    }
     assert str(found).startswith("fork-0 waits for philosopher-")
 
 
@@ -110,7 +116,7 @@ def test_what_is_garbage_stays_garbage() -> None:
         found += [garbage.garbage(run.snapshot([name])) for name in "ABC"]
         found.append(garbage.garbage(run.wait(60)))
 
-    assert all(former <= later for former, later in zip(found, found[1:], strict=False))
+    assert all(former <= later for former, later in pairwise(found))
     assert found[-1]
 
 
@@ -164,6 +170,19 @@ def test_network_goes_on_where_it_was_stopped_and_starts_only_once(tmp_path: Pat
     assert last.violations() == stopped.violations() == []
 
 
+@pytest.mark.slow
+def test_no_money_is_lost_when_a_worker_is_killed() -> None:
+    with bank.network(FOREVER).start(workers=2) as run:
+        before = run.snapshot(["NY"])
+        os.kill(run.handle.worker_pids()[0], signal.SIGKILL)
+        after = run.snapshot(["SF"])
+
+        assert run.handle.status().attempt == 2
+    assert bank.total(before) == bank.total(after) == 1_000
+    assert all(after.events[name] >= before.events[name] for name in after.events)
+    assert after.violations() == []
+
+
 def test_snapshot_of_a_network_at_rest_is_its_last(tmp_path: Path) -> None:
     with ring().start(state_dir=tmp_path) as run:
         last = run.wait(60)
@@ -203,7 +222,10 @@ def test_process_that_fails_fails_the_network(what: str, message: str) -> None:
     network = Network("broken")
     network.add("P", Broken(what))
 
-    with pytest.raises(JobFailed, match=message), network.start(restart={"strategy": "none"}) as run:
+    with (
+        pytest.raises(JobFailed, match=message),
+        network.start(restart={"strategy": "none"}) as run,
+    ):
         run.wait(60)
 
 
@@ -269,3 +291,13 @@ def test_example_shows_what_it_is_about(
     example.main()
 
     assert said in capsys.readouterr().out
+
+
+def test_section_of_the_documentation_holds() -> None:
+    page = Path(__file__).parents[2] / "docs" / "snapshots.md"
+    section = page.read_text(encoding="utf-8").partition("## Networks of processes")[2]
+
+    blocks = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+
+    assert len(blocks) == 2
+    exec("\n".join(blocks), {"__name__": "section"})

@@ -69,17 +69,24 @@ class World:
         return self._job._manager.request_checkpoint(Wish("checkpoint", "unaligned", names))
 
     def snapshot(self, initiators: Sequence[str] = ()) -> NetworkSnapshot:
-        """Take a snapshot while the network goes on."""
+        """Take a snapshot while the network goes on; of one at rest, its last."""
         asked = self.ask(initiators)
         for _ in range(ROUNDS_MAX):
             if asked.done():
                 return self.read(asked.result())
+            if self._job.is_done:
+                return self.newest()
             self.step()
         raise AssertionError("the snapshot does not become complete")
 
     def read(self, checkpoint_id: CheckpointId) -> NetworkSnapshot:
         """Return a snapshot that is complete."""
         with Snapshot.open(self._state / checkpoint_directory(checkpoint_id)) as snapshot:
+            return NetworkSnapshot.of(snapshot)
+
+    def newest(self) -> NetworkSnapshot:
+        """Return the newest snapshot that is complete."""
+        with Snapshot.open(self._state) as snapshot:
             return NetworkSnapshot.of(snapshot)
 
     def finish(self) -> list[Event]:
@@ -99,9 +106,17 @@ class World:
 @contextmanager
 def world_of(network: Network, seed: int, directory: Path | None = None) -> Iterator[World]:
     """Start a network in the world of a seed; ``directory`` keeps its checkpoints."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as own:
-        world = World(network, seed, directory or Path(own))
+    with directory_in_memory() as own:
+        world = World(network, seed, directory or own)
         try:
             yield world
         finally:
             world.crash()
+
+
+@contextmanager
+def directory_in_memory() -> Iterator[Path]:
+    """Make a directory that goes with the block, in memory where there is such a thing."""
+    parent = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=parent) as own:
+        yield Path(own)

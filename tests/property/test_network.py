@@ -20,7 +20,7 @@ from flowsnap.snapshot.network import (
     passes_through,
     reordered,
 )
-from tests.property.network_world import world_of
+from tests.property.network_world import directory_in_memory, world_of
 
 Pairs = list[tuple[str, str]]
 
@@ -78,7 +78,7 @@ def check(snapshot: NetworkSnapshot, events: Sequence[Event]) -> None:
     assert snapshot.violations() == []
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(network=networks(), seed=st.integers(0, 2**16), data=st.data())
 def test_every_channel_holds_what_was_sent_before_and_received_behind_the_cut(
     network: Network, seed: int, data: st.DataObject
@@ -187,6 +187,39 @@ def test_network_goes_on_from_its_snapshot_after_a_crash(seed: int, tmp_path: Pa
     assert bank.total(before) == bank.total(after) == 1_000
     assert all(after.events[name] >= before.events[name] for name in before.events)
     assert after.violations() == []
+
+
+lives = st.lists(
+    st.tuples(
+        st.integers(0, 12), st.lists(st.sampled_from(["SF", "NY"]), max_size=2), st.booleans()
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**16), lives=lives)
+def test_whenever_it_crashes_everything_is_done_once(
+    seed: int, lives: list[tuple[int, list[str], bool]]
+) -> None:
+    with directory_in_memory() as directory:
+        for rounds, initiators, is_under_way in lives:
+            with world_of(bank.network(100), seed, directory) as world:
+                for initiator in initiators:
+                    world.step(rounds)
+                    world.snapshot([initiator])
+                if is_under_way:
+                    world.ask(["NY"])
+                world.step(rounds)
+        with world_of(bank.network(100), seed, directory) as world:
+            world.finish()
+            last = world.newest()
+
+    # It starts, tells itself 101 times to go on, and receives 100 transfers.
+    assert last.events == {"SF": 202, "NY": 202}
+    assert bank.total(last) == 1_000
+    assert last.in_transit == []
 
 
 def test_same_seed_does_the_same() -> None:

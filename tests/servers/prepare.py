@@ -17,6 +17,7 @@ from tests.servers.kafka import broker
 CLIENTS = {
     "confluent_kafka": "pip install 'flowsnap[kafka]'",
     "fastavro": "pip install 'flowsnap[avro]'",
+    "moto": "pip install 'moto[server]'",
     "psycopg": "pip install 'flowsnap[postgres]'",
 }
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
-import pytest
 from obstore.store import S3Store
+
+from tests.servers.required import unavailable
 
 HOW_TO_GET_IT = (
     "moto is not installed, so object storage is NOT tested against a server: "
@@ -78,7 +79,7 @@ class Server:
 def running() -> Iterator[Server]:
     """Yield a server of one's own; skip, and say how to get it, where it is not installed."""
     if importlib.util.find_spec("moto") is None:
-        pytest.skip(HOW_TO_GET_IT)
+        unavailable(HOW_TO_GET_IT)
     process = subprocess.Popen(
         [sys.executable, "-c", _SERVE],
         stdin=subprocess.DEVNULL,
@@ -154,7 +155,11 @@ class _Proxy(BaseHTTPRequestHandler):
         if fault in ("refuse", "busy"):
             self._answer(500 if fault == "refuse" else 503, {}, b"")
             return
-        status, headers, data = self._ask(body)
+        try:
+            status, headers, data = self._ask(body)
+        except (OSError, http.client.HTTPException):  # The server has gone away.
+            self.close_connection = True
+            return
         if fault == "slow":
             self.faults.released.wait()
         if fault in ("lose", "slow"):
@@ -162,7 +167,20 @@ class _Proxy(BaseHTTPRequestHandler):
             return
         self._answer(status, headers, data)
 
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
+    def do_GET(self) -> None:
+        self._serve()
+
+    def do_PUT(self) -> None:
+        self._serve()
+
+    def do_POST(self) -> None:
+        self._serve()
+
+    def do_HEAD(self) -> None:
+        self._serve()
+
+    def do_DELETE(self) -> None:
+        self._serve()
 
     def _ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(self.target, timeout=20)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from tests.servers import postgres, prepare, required
@@ -36,8 +40,25 @@ def test_servers_that_are_missing_fail_the_tests_where_they_are_required(
 
     with pytest.raises(pytest.fail.Exception, match=f"apt-get install postgresql.*{VARIABLE}"):
         postgres.running().__enter__()
-    with pytest.raises(pytest.fail.Exception, match="java and mvn.*apt-get install"):
+    with pytest.raises(pytest.fail.Exception, match=r"java and mvn.*apt-get install"):
         broker.skip_without_tools()
+
+
+@pytest.mark.parametrize("value", ["", "1"])
+def test_jars_that_cannot_be_downloaded_are_a_server_that_is_missing(
+    value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    maven = tmp_path / "mvn"
+    maven.write_text("#!/bin/sh\nexit 3\n")
+    maven.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv(VARIABLE, value)
+    outcome = pytest.fail.Exception if value else pytest.skip.Exception
+
+    with pytest.raises(outcome, match=r"cannot download its jars \(exit code 3\)"):
+        broker.skip_without_jars()
+    assert prepare.main() == 1
 
 
 @pytest.mark.usefixtures("bare")

@@ -130,7 +130,7 @@ def test_every_number_has_a_lower_bound(name: str, least: Any) -> None:
 
 def test_every_number_of_the_settings_has_a_bound() -> None:
     numbers = {
-        name for name in JobConfig.__struct_fields__ if isinstance(getattr(JobConfig(), name), int)
+        name for name in JobConfig.__struct_fields__ if type(getattr(JobConfig(), name)) is int
     }
 
     assert numbers == LEAST.keys()

@@ -150,6 +150,7 @@ def broker() -> Broker:
         # Held, and never let go of, until this process ends.
         _HELD.append(_lock(directory / "users.lock", fcntl.LOCK_SH))
         if not _is_supervised(directory):
+            skip_without_jars()
             _start(directory)
         return Broker((directory / "address").read_text())
 
@@ -163,6 +164,19 @@ def skip_without_tools() -> None:
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         unavailable(f"no Kafka broker without {' and '.join(missing)}: {HOW}")
+
+
+def skip_without_jars() -> None:
+    """Skip the test, or fail it, where the jars of a broker are not here and cannot be had."""
+    from tests.servers.required import unavailable
+
+    try:
+        download()
+    except subprocess.CalledProcessError as error:
+        unavailable(
+            f"no Kafka broker: Maven cannot download its jars (exit code {error.returncode}); "
+            "try python -m tests.servers.prepare"
+        )
 
 
 def download() -> int:

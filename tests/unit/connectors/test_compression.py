@@ -107,4 +107,4 @@ def test_compression_is_told_by_the_name_and_unknown_ones_are_refused() -> None:
     assert [compression_of(f"a.{end}") for end in ("gz", "zst", "txt")] == ["gzip", "zstd", None]
     assert check_compression(None) is None
     with pytest.raises(ConfigError, match="compression: 'lzma'"):
-        JsonLinesFiles("out", compression="lzma")  # type: ignore[typeddict-item]  # the point
+        JsonLinesFiles("out", compression="lzma")  # type: ignore[arg-type]  # the point

@@ -56,7 +56,12 @@ def lines(sink: CsvFiles, values: list[Any]) -> list[str]:
             job="j", job_directory="-", run_id="r1", is_fresh=True, operator=OperatorId("out")
         )
     )
-    facts = {"run_id": "r1", "subtask": 0, "parallelism": 1, "attempt": AttemptId(1)}
+    facts: dict[str, Any] = {
+        "run_id": "r1",
+        "subtask": 0,
+        "parallelism": 1,
+        "attempt": AttemptId(1),
+    }
     sink.open(SinkContext(job="j", operator=OperatorId("out"), **facts))
     with closing(sink):
         sink.write(Batch(values))
@@ -159,7 +164,7 @@ def test_column_that_is_asked_for_and_missing_is_named(tmp_path: Path) -> None:
 def test_damaged_gzip_file_is_malformed(tmp_path: Path) -> None:
     path = written(tmp_path / "in.csv.gz", gzip.compress(b"a,b\n1,2\n" * 100)[:20])
 
-    with pytest.raises(MalformedInput, match="complete|decompressed"):
+    with pytest.raises(MalformedInput, match=r"complete|decompressed"):
         read(CsvFiles(path))
 
 

@@ -94,7 +94,7 @@ def test_name_of_a_process_is_taken_once() -> None:
 
 @pytest.mark.parametrize("process", [Quiet, None, "P"], ids=repr)
 def test_only_a_process_can_be_added(process: Any) -> None:
-    with pytest.raises(ConfigError, match="process 'R': .* is not a Process"):
+    with pytest.raises(ConfigError, match=r"process 'R': .* is not a Process"):
         pair().add("R", process)
 
 
