@@ -12,6 +12,7 @@ there.
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import sqlite3
@@ -26,10 +27,20 @@ from typing import Any
 
 import msgspec
 import psycopg
+import pyarrow as pa
+import pyarrow.parquet as pq
 from psycopg.rows import dict_row
 
 from benchmarks.harness import Row, per_second, rounds
-from flowsnap.connectors import JsonLinesFiles, Postgres, PostgresTable, SQLite, TextFiles
+from flowsnap.connectors import (
+    CsvFiles,
+    JsonLinesFiles,
+    ParquetFiles,
+    Postgres,
+    PostgresTable,
+    SQLite,
+    TextFiles,
+)
 from flowsnap.connectors.epoch_stage import EpochStage
 from flowsnap.core.element import Batch
 from flowsnap.core.graph import JobGraph
@@ -80,6 +91,26 @@ class Bench:
             *self._compare("text files, read", text, partial(_drain, TextFiles(path))),
             *self._compare("JSON lines, read", values, partial(_drain, JsonLinesFiles(path))),
             *self._compare("JSON lines, written", self._write_lines, self._into_lines),
+            *self._csv_and_parquet(),
+        ]
+
+    def _csv_and_parquet(self) -> list[Row]:
+        names, rows = list(COLUMNS), [dict(zip(COLUMNS, one, strict=True)) for one in self.values]
+        csv_path, parquet_path = self.directory / "in.csv", self.directory / "in.parquet"
+        with open(csv_path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([names, *self.values])
+        table = pa.Table.from_pylist(rows)
+        pq.write_table(table, parquet_path)
+        into_csv = partial(self._into_files, CsvFiles, columns=names)
+        into_parquet = partial(self._into_files, ParquetFiles, schema=table.schema)
+        by_hand = partial(_read_parquet, parquet_path)
+        return [
+            *self._compare(
+                "CSV, read", partial(_read_csv, csv_path), partial(_drain, CsvFiles(csv_path))
+            ),
+            *self._compare("CSV, written", self._write_csv, into_csv),
+            *self._compare("Parquet, read", by_hand, partial(_drain, ParquetFiles(parquet_path))),
+            *self._compare("Parquet, written", partial(self._write_parquet, table), into_parquet),
         ]
 
     def sqlite(self) -> list[Row]:
@@ -150,6 +181,29 @@ class Bench:
 
         return work
 
+    def _write_csv(self) -> Callable[[], None]:
+        def work() -> None:
+            for number, share in enumerate(self.shares):
+                path = self.directory / f"bare-{number}.csv"
+                with open(path, "w", newline="", encoding="utf-8") as file:
+                    csv.writer(file).writerows(share)
+                    file.flush()
+                    os.fsync(file.fileno())
+
+        return work
+
+    def _write_parquet(self, table: pa.Table) -> Callable[[], None]:
+        def work() -> None:
+            for number, share in enumerate(self.shares):
+                columns = map(pa.array, zip(*share, strict=True))
+                part = pa.Table.from_arrays(list(columns), names=table.schema.names)
+                with open(self.directory / f"bare-{number}.parquet", "wb") as file:
+                    pq.write_table(part, file, compression="zstd")
+                    file.flush()
+                    os.fsync(file.fileno())
+
+        return work
+
     def _insert(self) -> Callable[[], None]:
         path = self.directory / "bare.db"
         path.unlink(missing_ok=True)
@@ -187,6 +241,9 @@ class Bench:
 
     def _into_lines(self) -> Callable[[], None]:
         return self._into(JsonLinesFiles(self.directory / f"out-{self.lives}"))
+
+    def _into_files(self, class_: Callable[..., Sink], **settings: Any) -> Callable[[], None]:
+        return self._into(class_(self.directory / f"out-{self.lives}", **settings))
 
     def _into_sqlite(self) -> Callable[[], None]:
         path = self.directory / "out.db"
@@ -256,6 +313,24 @@ def _read_lines(path: Path, decode: Callable[[str], Any]) -> Callable[[], None]:
         with open(path, encoding="utf-8") as file:
             for line in file:
                 decode(line.rstrip("\n"))
+
+    return work
+
+
+def _read_csv(path: Path) -> Callable[[], None]:
+    def work() -> None:
+        with open(path, newline="", encoding="utf-8") as file:
+            for _ in csv.DictReader(file):
+                pass
+
+    return work
+
+
+def _read_parquet(path: Path) -> Callable[[], None]:
+    def work() -> None:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(READ_RECORDS):
+                batch.to_pylist()
 
     return work
 

@@ -44,7 +44,8 @@ def stop_command(
     """
     with read_job(state_dir, job) as directory:
         check_running(directory, "stop")
-        export.check_new(directory, savepoint or "")
+        if savepoint is not None:
+            export.check_new(directory, savepoint)
         result = ask(directory, "stop", savepoint=savepoint, is_drain=drain, timeout=timeout)
         click.echo(f"job {directory.job} is {result.state}")
     if result.savepoint:

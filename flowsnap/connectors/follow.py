@@ -141,6 +141,8 @@ class FollowedFile:
         if self._file is None and not self.open(self.path):
             return False
         assert self._file is not None
+        if self.offset == 0:
+            return True
         is_long = os.fstat(self._file.fileno()).st_size >= self.offset
         return is_long and _head(self._file, self.offset) == self.head
 
@@ -236,8 +238,9 @@ class FollowReader(SplitReader):
             stat = found.get(file.path)
             if stat is not None and stat.st_ino == file.inode:
                 self._look_at(file, stat.st_size)
-            elif file.inode in paths:
-                self._rename(file, paths[file.inode])
+            elif self._is_renamed(file, paths.get(file.inode)):
+                LOG.info("%s was renamed to %s, and is read on there", file.path, paths[file.inode])
+                file.path, file.size_bytes, file.is_dry = paths[file.inode], -1, False
             elif stat is None or stat.st_size > 0:
                 self._leave(file)
             # Else its place is taken, but whoever writes has not gone over to the new one yet.
@@ -254,14 +257,16 @@ class FollowReader(SplitReader):
             self._say_restarted(file)
         file.is_dry = size_bytes <= file.offset
 
-    def _rename(self, file: FollowedFile, path: str) -> None:
-        former, file.path = file.path, path
-        file.size_bytes = -1
-        if file.is_same():
-            LOG.info("%s was renamed to %s, and is read on there", former, path)
-        else:
-            self._say_restarted(file)
-        file.is_dry = False
+    def _is_renamed(self, file: FollowedFile, path: str | None) -> bool:
+        """Return whether a file is now at ``path``, where its inode is: it may be a new one's."""
+        if path is None or any(
+            other.path == path and other.inode == file.inode for other in self._files
+        ):
+            return False
+        if (file.is_open or file.open(path)) and file.is_same():
+            return True
+        file.close()
+        return False
 
     def _say_restarted(self, file: FollowedFile) -> None:
         LOG.warning(

@@ -16,8 +16,16 @@ from decimal import Decimal
 from typing import IO, Any, ClassVar, Unpack
 
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
+
+from flowsnap.errors import ConfigError, MalformedInput, StorageError
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError as error:
+    raise ConfigError("ParquetFiles needs the pyarrow package").hint(
+        "pip install 'flowsnap[parquet]'"
+    ) from error
 
 from flowsnap.config import Size, size_bytes
 from flowsnap.connectors.dead_letters import DeadLetter, OnError, check_on_error, dead_letter
@@ -35,7 +43,6 @@ from flowsnap.connectors.typed import (
 )
 from flowsnap.core.element import Batch
 from flowsnap.core.operator import Source, Split, SplitReader, Submission
-from flowsnap.errors import ConfigError, MalformedInput, StorageError
 
 ROW_GROUP_ROWS = 100_000
 """How many rows of a part are held back, to be written as one row group."""

@@ -274,19 +274,21 @@ def build_execution_graph(graph: JobGraph, workers: int) -> ExecutionGraph:
     """Return the chains, tasks and channels of a pipeline on ``workers`` processes.
 
     0 workers: everything runs in one worker, 0, which is this process. Chains are in topological
-    order; subtask i of every chain is on worker i modulo the number of workers.
+    order; subtask i of every chain is on worker i modulo the number of workers, but for loops of one
+    subtask, which are dealt out in turn: so the processes of a network are on several workers.
 
     Raises:
         ConfigError: the graph cannot run, see ``validate``.
     """
     validate(graph)
     chains = _chains(graph)
+    shifts = _shifts(graph, chains)
     tasks = tuple(
         TaskSpec(
             task_id(chain.operators[0], subtask),
             chain.id,
             subtask,
-            WorkerId(subtask % max(workers, 1)),
+            WorkerId((subtask + shifts[chain.id]) % max(workers, 1)),
             key_group_range(subtask, chain.parallelism, graph.max_parallelism),
         )
         for chain in chains
@@ -294,6 +296,13 @@ def build_execution_graph(graph: JobGraph, workers: int) -> ExecutionGraph:
     )
     edges, channels = _channels(graph, chains)
     return ExecutionGraph(chains, edges, tasks, channels, workers, graph.max_parallelism)
+
+
+def _shifts(graph: JobGraph, chains: tuple[ChainSpec, ...]) -> dict[ChainId, int]:
+    """Return by how many workers each chain is moved: single loops are dealt out in turn."""
+    loops = {one.name for one in graph.operators if one.kind is OperatorKind.LOOP}
+    single = [c.id for c in chains if c.parallelism == 1 and c.operators[0] in loops]
+    return {chain.id: 0 for chain in chains} | {id_: n for n, id_ in enumerate(single)}
 
 
 def _chains(graph: JobGraph) -> tuple[ChainSpec, ...]:

@@ -4,9 +4,10 @@ Somebody may want a savepoint, a stop (with or without one, at a barrier or by d
 or a cancel, several at once, while checkpoints come and go, attempts fail and the job ends by
 itself. Every request ends in exactly one answer, whatever happens in which order.
 
-- A savepoint is the first checkpoint that is triggered after it was asked for, so that it holds all
-  that had been read by then. If that checkpoint is aborted, so is the savepoint. A failure of the
-  attempt is not its end: the next attempt is asked for the checkpoint again.
+- A savepoint is the first aligned checkpoint that is triggered after it was asked for, so that it
+  holds all that had been read by then, and nothing in transit. If that checkpoint is aborted, so is
+  the savepoint. A failure of the attempt is not its end: the next attempt is asked for the
+  checkpoint again.
 - A stop is answered when the job has ended. Its savepoint is made of the final checkpoint, and only
   once every sink has committed it: where the job fails between the two, the answer says that the
   checkpoint is complete and its output is not.
@@ -90,9 +91,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Triggered:
-    """A checkpoint has been triggered, for whatever reason."""
+    """A checkpoint has been triggered, for whatever reason; savepoints are made of aligned ones."""
 
     checkpoint_id: CheckpointId
+    is_aligned: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +210,8 @@ class Requests:
                 return self._ask(request)
             case Started():
                 return self._start()
-            case Triggered(checkpoint_id):
-                self._newest = max(self._newest, checkpoint_id)
-                self._pending.add(checkpoint_id)
+            case Triggered(checkpoint_id, is_aligned):
+                self._trigger(checkpoint_id, is_aligned)
                 return []
             case Completed(checkpoint_id, is_final):
                 self._final = checkpoint_id if is_final else self._final
@@ -278,6 +279,12 @@ class Requests:
             return [DrainJob()]
         is_wanted = any(one.request.kind == "savepoint" for one in self._waiting.values())
         return [TriggerSavepoint()] if is_wanted and self._ending is None else []
+
+    def _trigger(self, checkpoint_id: CheckpointId, is_aligned: bool) -> None:
+        self._newest = max(self._newest, checkpoint_id)
+        self._pending.add(checkpoint_id)
+        for one in () if is_aligned else list(self._waiting.values()):
+            self._waiting[one.request.id] = _Waiting(one.request, checkpoint_id)
 
     def _complete(self, checkpoint_id: CheckpointId) -> list[Action]:
         self._pending.discard(checkpoint_id)

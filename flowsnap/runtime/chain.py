@@ -194,7 +194,8 @@ class Chain:
 
         It goes on to those behind it, up to one that generates watermarks itself. The last thing
         yielded is the watermark, if it leaves the chain. One that an operator had reached before a
-        restart, when it stood in another chain, passes it by: event time never goes back.
+        restart passes it by, and what the last operator had reached leaves in its place: event time
+        never goes back.
         """
         for index in range(member, len(self._members)):
             name, operator = self._members[index]

@@ -46,6 +46,7 @@ class Recording:
         self.path = path
         self.is_complete = False
         self.recording_ms = 0.0
+        self._is_dropped = False
         self._channels = channels
         self._file: BinaryIO | None = None
         self._numbers: dict[ChannelId, int] = {}
@@ -57,6 +58,8 @@ class Recording:
         Raises:
             StateError: the local disk failed.
         """
+        if self._is_dropped:
+            return  # Declined already; the abort that ends the recording is on its way.
         number = self._numbers.setdefault(channel, len(self._numbers))
         batches, records = self._counts.get(channel, (0, 0))
         self._counts[channel] = batches + 1, records + len(batch)
@@ -91,6 +94,7 @@ class Recording:
 
     def drop(self) -> None:
         """Forget everything: the checkpoint was given up, or its file is stored."""
+        self._is_dropped = True
         self.close()
         self.path.unlink(missing_ok=True)
 

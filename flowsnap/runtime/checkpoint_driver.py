@@ -147,7 +147,9 @@ class CheckpointDriver:
     ) -> None:
         means = self._means
         begun = attempt.times.begin(checkpoint_id, means.clock)
-        timeout_ms = means.config.barrier_timeout_of(wish.alignment)
+        # A savepoint, or what may become one, has nothing in transit: it fits other pipelines too.
+        alignment = wish.alignment if wish.kind == "checkpoint" else "aligned"
+        timeout_ms = means.config.barrier_timeout_of(alignment)
         self._asked.triggered(checkpoint_id, wish)
         try:
             means.recovery.reserve(checkpoint_id)
@@ -155,7 +157,7 @@ class CheckpointDriver:
             means.feed(life.AttemptFailed(str(error), True, None))
             return
         means.report.checkpoint_pending(checkpoint_id)
-        means.answer(requests.Triggered(checkpoint_id))
+        means.answer(requests.Triggered(checkpoint_id, is_aligned=timeout_ms is None))
         means.tell(
             TriggerCheckpoint(
                 attempt=attempt.id,

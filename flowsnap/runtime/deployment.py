@@ -105,6 +105,7 @@ class Builder:
     ) -> BuiltTask:
         chain_spec = self._chains[task.chain]
         assignment = self._assignments.get(task.id, TaskAssignment(task.id))
+        transit = self._transit(task, assignment)  # It may be damaged: nothing is open yet.
         state, restored = self._open_state(task, chain_spec, assignment)
         members: list[Named] = [(n, copy.copy(self._code[n])) for n in chain_spec.operators]
         source = None
@@ -130,7 +131,7 @@ class Builder:
             wall_ms=self._clock.wall_ms,
             now_ms=self._clock.now_ms,
             new_recording=self._recordings(task),
-            transit=self._transit(task, assignment),
+            transit=transit,
         )
         runner = TaskRunner(parts, events)
         try:

@@ -13,6 +13,7 @@ from flowsnap.core.element import Batch
 from flowsnap.core.graph import ChainSpec, TaskSpec
 from flowsnap.core.ids import CheckpointId, OperatorId, TaskId
 from flowsnap.core.manifest import OperatorStateValues, PreparedOutput, SplitPosition, TaskTrace
+from flowsnap.core.message import OperatorMetrics
 from flowsnap.core.rounds import RoundReport
 from flowsnap.core.watermark import MIN_WATERMARK
 from flowsnap.errors import LocalProtocolError
@@ -95,6 +96,18 @@ class TaskParts:
     tracer: Tracer | None = None
     new_recording: Callable[[CheckpointId], Recording] = _nowhere
     transit: Iterable[Transit] = ()
+
+    def counted(self) -> tuple[OperatorMetrics, ...]:
+        """Return what each operator has counted since the attempt began, the source's first."""
+        counted = self.chain.counted()
+        operators = [
+            OperatorMetrics(name, counter.records_in, counter.records_out, counted.get(name, {}))
+            for name, counter in self.chain.counters()
+        ]
+        if self.source is not None:
+            read = self.source.records_read
+            operators.insert(0, OperatorMetrics(self.chain_spec.operators[0], read, read))
+        return tuple(operators)
 
 
 class TaskTimes:

@@ -112,7 +112,8 @@ class RequestDesk:
 
     def _ask(self, request: Request) -> None:
         try:
-            self._exporter.check_savepoint(request.savepoint or "")
+            if request.savepoint is not None:
+                self._exporter.check_savepoint(request.savepoint)
         except ConfigError as error:
             self._answer(request.id, _failure("running", error))
             return

@@ -237,6 +237,7 @@ class Snapshotter:
             self._decline(pending, str(error))
             return
         if pending.is_aborted:
+            self._drop_recording(pending)
             return
         self._events.acknowledge(
             snapshot.checkpoint_id,
@@ -262,7 +263,12 @@ class Snapshotter:
             ),
         )
 
+    def _drop_recording(self, pending: _Pending) -> None:
+        if pending.snapshot.recording is not None:
+            pending.snapshot.recording.drop()
+
     def _decline(self, pending: _Pending, reason: str) -> None:
+        self._drop_recording(pending)
         if not pending.is_aborted:
             task, checkpoint_id = pending.snapshot.task.id, pending.snapshot.checkpoint_id
             self._events.declined(task, checkpoint_id, reason)

@@ -20,14 +20,21 @@ from flowsnap.errors import StateError
 BATCHES_MAX = 256
 """How many elements wait in memory, at the front and at the back of the file each."""
 
+FILE_BYTES_MAX = 64 * 2**20
+"""How much that has been read already may stay in the file, while as much is still to be read."""
+
+_MOVED_BYTES = 2**20
 _LENGTH = struct.Struct("!I")
 
 
 class SpillQueue:
     """A FIFO queue of elements without bound; used as the ``queue`` of an ``InputChannel``."""
 
-    def __init__(self, path: Path, batches_max: int = BATCHES_MAX) -> None:
+    def __init__(
+        self, path: Path, batches_max: int = BATCHES_MAX, file_bytes_max: int = FILE_BYTES_MAX
+    ) -> None:
         self.spilled = 0  # elements that went through the file
+        self._file_bytes_max = file_bytes_max
         self._path = path
         self._batches_max = batches_max
         self._front: deque[Element] = deque()
@@ -98,12 +105,35 @@ class SpillQueue:
             element, self._read_at = self._read(self._read_at)
             self._front.append(element)
             self._in_file -= 1
-        if not self._in_file:
-            self._front.extend(self._back)
-            self._back.clear()
-            if self._file is not None:
-                self._file.truncate(0)
-                self._read_at = 0
+        if self._in_file:
+            self._compact()
+            return
+        self._front.extend(self._back)
+        self._back.clear()
+        if self._file is not None:
+            self._file.truncate(0)
+            self._read_at = 0
+
+    def _compact(self) -> None:
+        """Give back the space of what has been read: the queue of a busy loop is never empty."""
+        assert self._file is not None
+        left_bytes = self._file.seek(0, 2) - self._read_at
+        if self._read_at < max(self._file_bytes_max, left_bytes):
+            return
+        try:
+            self._move(left_bytes)
+        except OSError as error:
+            raise StateError(f"cannot keep feedback in {self._path}: {error}") from error
+
+    def _move(self, left_bytes: int) -> None:
+        assert self._file is not None
+        for at in range(0, left_bytes, _MOVED_BYTES):
+            self._file.seek(self._read_at + at)
+            part = self._file.read(min(_MOVED_BYTES, left_bytes - at))
+            self._file.seek(at)
+            self._file.write(part)
+        self._file.truncate(left_bytes)
+        self._read_at = 0
 
     def _peek(self) -> Iterator[Element]:
         at = self._read_at

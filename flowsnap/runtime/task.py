@@ -25,7 +25,7 @@ from flowsnap.core.element import (
 )
 from flowsnap.core.event_time import WatermarkReport
 from flowsnap.core.ids import ChannelId, CheckpointId, OperatorId
-from flowsnap.core.message import OperatorMetrics, TaskMetrics
+from flowsnap.core.message import TaskMetrics
 from flowsnap.core.rounds import TaskRounds
 from flowsnap.core.task import InputEnds, TaskState, move
 from flowsnap.core.watermark import MAX_WATERMARK, MIN_WATERMARK, WatermarkMerger
@@ -91,10 +91,8 @@ class TaskRunner:
                 self._watermarks.idle(channel.id)  # What is fed back tells no event time.
         if self.is_loop:
             self._tell_idle()
-        elif self._has_event_time:
-            self._forward_generated()
-        elif (watermark_ms := self._watermark_ms()) is not None:
-            self._send_control(Watermark(watermark_ms))
+        elif self._transit is None:
+            self._begin_time()
 
     def close(self) -> None:
         """Release everything; what was not prepared is dropped."""
@@ -141,9 +139,13 @@ class TaskRunner:
         found = next(transit, None)
         if found is None:
             self._transit = None
+            if not self.is_loop:
+                self._begin_time()
             return True
         operator, port, batch = found
         output = self._chain.process_at(operator, batch, port)
+        if self._parts.state is not None:
+            self._parts.state.relieve()
         if output is not None:
             self._emit(output)
         self._after_output()
@@ -267,6 +269,12 @@ class TaskRunner:
     def _after_output(self) -> None:
         """Send side outputs, and the event time that this chain has generated."""
         self._emit_side_outputs()
+        if self._has_event_time and self._transit is None:
+            self._forward_generated()
+
+    def _begin_time(self) -> None:
+        """Go on at the restored event time; what was in transit came before it, and is not late."""
+        self._advance(self._watermark_ms())
         if self._has_event_time:
             self._forward_generated()
 
@@ -478,19 +486,10 @@ class TaskRunner:
 
     def metrics(self) -> TaskMetrics:
         """Return the totals since the attempt began."""
-        counted = self._chain.counted()
-        operators = [
-            OperatorMetrics(name, counter.records_in, counter.records_out, counted.get(name, {}))
-            for name, counter in self._chain.counters()
-        ]
-        done = total = 0
-        if self._source is not None:
-            read = self._source.records_read
-            operators.insert(0, OperatorMetrics(self._parts.chain_spec.operators[0], read, read))
-            done, total = self._source.progress()
+        done, total = (0, 0) if self._source is None else self._source.progress()
         return TaskMetrics(
             task=self.id,
-            operators=tuple(operators),
+            operators=self._parts.counted(),
             busy_ms=self._times.busy_ns / 1e6,
             backpressured_ms=self._times.backpressured_ns / 1e6,
             progress_done=done,

@@ -7,9 +7,10 @@
 Where a directory has ``flock``, object storage has only the conditional put. To take possession is
 to create the record of the next number; whoever finds a higher number than its own has lost. The
 owner renews its record every third of ``LEASE_MS``, and stops writing by itself where it could not,
-by its own clock. Nobody compares clocks: a newcomer watches the record, and takes over when it has
-not changed for a whole lease and the longest time that a request can be under way. An owner that
-is known to be dead, on this very host, is not waited for, and one that let go neither.
+by its own clock; it goes on when it has got the next number as any newcomer would. Nobody compares
+clocks: a newcomer watches the record, and takes over when it has not changed for a whole lease and
+the longest time that a request can be under way. An owner that is known to be dead, on this very
+host, is not waited for, and one that let go neither.
 
 A lease keeps two honest job managers apart. One that was paused between its last look and its
 write is stopped by what it writes: attempts and checkpoint ids are conditional puts themselves, and
@@ -29,6 +30,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -41,8 +43,10 @@ from flowsnap.storage.publish import create_surely
 from flowsnap.storage.record import Record, seal, unseal
 from flowsnap.storage.store import CheckpointStore
 
-LEASE_MS = 15_000
+LEASE_MS = 30_000
 REQUEST_TIMEOUT_MS = 20_000
+RENEWAL_TIMEOUT_MS = 5_000  # With its repetitions it takes less than the longest request.
+RENEWAL_MS_MAX = 10_000
 LOOK_MS = 1_000
 
 _NUMBERED = re.compile(rf"{layout.LOCK}/(\d{{8,}})\.json")
@@ -106,8 +110,10 @@ class Lease:
         lease = cls(store, record, waiting)
         if not create_surely(store, _path(record.number), seal(record)):
             raise _in_use(place, _newest(store) or record)
-        if newest is not None:
-            store.delete(_path(newest.number), is_durable=False)
+        with suppress(StorageError):
+            for file in store.list(f"{layout.LOCK}/"):
+                if file.name < _path(record.number):
+                    store.delete(file.name, is_durable=False)
         return lease
 
     def start(self) -> None:
@@ -121,12 +127,11 @@ class Lease:
         Raises:
             StorageError: another job manager may be at work by now; nothing was written.
         """
-        if not self._lost and self._waiting.now_ms() >= self._until_ms:
-            self._lost = "it could not be renewed in time"
-        if self._lost:
-            raise StorageError(
-                f"the lease of job manager {self._record.number} is lost: {self._lost}"
-            )
+        reason = self._lost
+        if not reason and self._waiting.now_ms() >= self._until_ms:
+            reason = "it could not be renewed in time"
+        if reason:
+            raise StorageError(f"the lease of job manager {self._record.number} is lost: {reason}")
 
     def renew(self) -> None:
         """Renew once; who has lost the lease notices at ``check``.
@@ -139,8 +144,14 @@ class Lease:
         if newest is None or newest.nonce != self._record.nonce:
             self._lost = "another job manager has taken over"
             return
-        record = msgspec.structs.replace(self._record, renewals=self._record.renewals + 1)
-        self._store.put(_path(record.number), seal(record))
+        if begun_ms < self._until_ms:
+            record = msgspec.structs.replace(self._record, renewals=self._record.renewals + 1)
+            self._store.put(_path(record.number), seal(record))
+        else:  # Somebody may be about to take over: the next number goes to one of us.
+            record = msgspec.structs.replace(self._record, number=self._record.number + 1)
+            if not create_surely(self._store, _path(record.number), seal(record)):
+                self._lost = "another job manager has taken over"
+                return
         self._record, self._until_ms = record, begun_ms + LEASE_MS
 
     def release(self) -> None:

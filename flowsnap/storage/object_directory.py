@@ -31,11 +31,12 @@ from flowsnap.storage import layout
 from flowsnap.storage.filesystem import FileSystem
 from flowsnap.storage.job_directory import JobDirectory, check_job
 from flowsnap.storage.job_store import JobStore
-from flowsnap.storage.lease import Lease
+from flowsnap.storage.lease import RENEWAL_MS_MAX, RENEWAL_TIMEOUT_MS, Lease
 from flowsnap.storage.object_remote import connect
 from flowsnap.storage.object_store import ObjectStore
 from flowsnap.storage.object_url import WORK_VARIABLE, ObjectUrl
 from flowsnap.storage.ownership import OwnerLock, claim_directory
+from flowsnap.storage.retrying import RetryPolicy
 from flowsnap.storage.writer import CheckpointWriter
 
 
@@ -68,7 +69,9 @@ class ObjectJobDirectory(JobDirectory):
         claim_directory(root, files)
         lock = OwnerLock.acquire(root / layout.LOCK)
         try:
-            lease = Lease.acquire(connect(url), str(url))
+            policy = RetryPolicy(total_ms_max=RENEWAL_MS_MAX)
+            renewing = connect(url, timeout_ms=RENEWAL_TIMEOUT_MS, policy=policy)
+            lease = Lease.acquire(renewing, str(url))
             lease.start()
         except BaseException:
             lock.release()

@@ -21,21 +21,29 @@ from flowsnap.storage.lease import REQUEST_TIMEOUT_MS
 from flowsnap.storage.object_cache import FileCache
 from flowsnap.storage.object_store import ObjectStore
 from flowsnap.storage.object_url import ObjectUrl
+from flowsnap.storage.retrying import RetryPolicy
 
 CONNECT_TIMEOUT_MS = 5_000
 
 
 def connect(
-    url: ObjectUrl, *, cache: Path | None = None, guard: Callable[[], None] | None = None
+    url: ObjectUrl,
+    *,
+    cache: Path | None = None,
+    guard: Callable[[], None] | None = None,
+    timeout_ms: int = REQUEST_TIMEOUT_MS,
+    policy: RetryPolicy | None = None,
 ) -> ObjectStore:
     """Return the store at a URL; nothing is asked of the service yet.
+
+    ``timeout_ms``: of one request; ``policy``: how it is repeated.
 
     Raises:
         ConfigError: the environment does not say what the service needs to know.
     """
     settings: dict[str, Any] = {
         "client_options": {
-            "timeout": f"{REQUEST_TIMEOUT_MS}ms",
+            "timeout": f"{timeout_ms}ms",
             "connect_timeout": f"{CONNECT_TIMEOUT_MS}ms",
             **_plain_http(),
         },
@@ -49,9 +57,8 @@ def connect(
         raise ConfigError(f"{url} cannot be reached: {type(error).__name__}").hint(
             "check the region, the endpoint and the credentials in the environment"
         ) from None
-    return ObjectStore(
-        remote, str(url), cache=None if cache is None else FileCache(cache), guard=guard
-    )
+    files = None if cache is None else FileCache(cache)
+    return ObjectStore(remote, str(url), cache=files, policy=policy, guard=guard)
 
 
 def _plain_http() -> dict[str, Any]:

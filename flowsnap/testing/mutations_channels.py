@@ -77,21 +77,10 @@ def broadcast_that_is_recorded(patch: Patch) -> None:
     patch.set(Aligner, "__init__", init)
 
 
-@mutant("C2", needs=LOOPS)
+@mutant("C2", "C3", "C5", needs=LOOPS)
 def feedback_that_is_not_recorded(patch: Patch) -> None:
     """What goes round at the cut is in nobody's snapshot."""
     patch.set(FeedbackChannel, "record", lambda self, checkpoint_id, recording: None)
-
-
-@mutant("C12", needs=LOOPS)
-def feedback_that_is_waited_for(patch: Patch) -> None:
-    """A loop waits for the barrier of what is fed back, and so for its own."""
-    original = Aligner.__init__
-
-    def init(self: Aligner, channels: Any, **settings: Any) -> None:
-        original(self, channels, **settings | {"feedback": ()})
-
-    patch.set(Aligner, "__init__", init)
 
 
 @mutant("C12", needs=LOOPS)

@@ -6,6 +6,7 @@ from typing import Any
 
 from flowsnap.core import restore
 from flowsnap.core.commit import CommitRound, SinkCommits
+from flowsnap.core.job import JobMachine
 from flowsnap.runtime.sink_output import SinkOutput
 from flowsnap.testing.mutants import Patch, mutant
 from flowsnap.testing.sink import Transaction, TransactionalSink
@@ -82,6 +83,13 @@ def empty_prepare_that_is_not_in_the_snapshot(patch: Patch) -> None:
 
     patch.set(SinkCommits, "add", remember)
     patch.set(SinkCommits, "pending", promised)
+
+
+@mutant("C4")
+def stop_that_is_taken_for_the_end(patch: Patch) -> None:
+    """A job that was stopped has finished if all tasks have ended before its last commit."""
+    original = JobMachine._finish
+    patch.set(JobMachine, "_finish", lambda self, is_whole: original(self, True))
 
 
 @mutant("C4")

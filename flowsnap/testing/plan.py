@@ -34,7 +34,7 @@ DELAYING: frozenset[Kind] = frozenset(
     ("total", "async", "async_any", "tumbling", "session", "late", "timer", "interval")
 )
 """Their output comes later than the input that it is made of."""
-NODES_MAX = 14
+NODES_MAX = 10
 
 
 @dataclass(frozen=True, slots=True)

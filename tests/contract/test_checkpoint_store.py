@@ -38,15 +38,15 @@ def tree_store(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointStor
     params=["directory", "memory", "objects", pytest.param("s3", marks=pytest.mark.slow)]
 )
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointStore:
-    match request.param:
-        case "directory":
-            return DirectoryStore(tmp_path / "root")
-        case "memory":
-            return MemoryStore()
-        case "objects":
-            return ObjectStore(RemoteMemory(), cache=FileCache(tmp_path / "cache"))
+    if request.param == "directory":
+        return DirectoryStore(tmp_path / "root")
+    if request.param == "memory":
+        return MemoryStore()
+    cache = FileCache(tmp_path / "cache")
+    if request.param == "objects":
+        return ObjectStore(RemoteMemory(), cache=cache)
     server: Server = request.getfixturevalue("s3")
-    return ObjectStore(server.remote(server.new_bucket()), cache=FileCache(tmp_path / "cache"))
+    return ObjectStore(server.remote(server.new_bucket()), cache=cache)
 
 
 @pytest.fixture

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from flowsnap.core.ids import CheckpointId
+from flowsnap.config import Restart
+from flowsnap.core.ids import AttemptId, CheckpointId, TaskId, WorkerId
+from flowsnap.core.job import (
+    FinalCommitted,
+    JobMachine,
+    StopRequested,
+    Submitted,
+    TaskReachedEnd,
+    WorkerDeployed,
+    WorkerUp,
+)
+from flowsnap.core.message import LookRound
+from flowsnap.core.restart import RestartPolicy
 from flowsnap.core.retention import manifest_path
 from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.job_store import JobStore
 from flowsnap.storage.layout import begun_path
+from flowsnap.testing.cluster import Cluster
+from flowsnap.testing.machine import ManagerProcess
 from flowsnap.testing.simulate import command, run_seed
 from flowsnap.testing.trouble import POINTS, SELF, Fault
 from tests.simulation.rig import Rig
@@ -46,6 +61,37 @@ def test_the_last_commit_of_a_worker_that_died_may_come_while_the_job_starts_ane
     outcome = run_seed(374, [Fault("crash", at, 1, 0, is_after)])
 
     assert not outcome.violation, f"{outcome.violation}\nreplay: {command(outcome)}"
+
+
+@pytest.mark.parametrize(("is_whole", "state"), [(True, "finished"), (False, "stopped")])
+def test_a_stop_is_the_end_only_if_the_last_checkpoint_holds_the_end(
+    is_whole: bool, state: str
+) -> None:
+    """Tasks ended behind barriers that had overtaken records: what was in transit was forgotten."""
+    policy, task = RestartPolicy(Restart()), TaskId("a/0")
+    machine = JobMachine(1, [task], policy, start_timeout_ms=100, cancel_timeout_ms=100)
+    for event in (Submitted(), WorkerUp(WorkerId(0)), WorkerDeployed(WorkerId(0))):
+        machine.handle(event, 0)
+    machine.handle(StopRequested(), 1)
+    machine.handle(TaskReachedEnd(task), 2)
+
+    machine.handle(FinalCommitted(is_whole), 3)
+
+    assert machine.state == state
+
+
+def test_messages_to_a_worker_keep_their_order_whatever_they_wait_for() -> None:
+    """Two that arrived at the same moment were taken in any order."""
+    cluster = Cluster(1, [])
+    process = ManagerProcess(cluster, 1, 1)
+    link = process.hub.link(process, WorkerId(0))
+    for number in range(1, 30):
+        process.hub.send(WorkerId(0), LookRound(attempt=AttemptId(1), number=number))
+    for _ in range(29):
+        cluster.world.advance()
+
+    assert [message.number for message in link.receive()] == list(range(1, 30))
+    shutil.rmtree(cluster.root)
 
 
 def test_a_secured_manifest_survives_every_loss_of_power(tmp_path: Path) -> None:

@@ -67,6 +67,21 @@ def test_a_worker_that_was_killed_is_replaced_and_its_state_comes_back(
     assert_exactly_once(tmp_path / "out", COUNT)
 
 
+def test_after_a_crash_on_the_same_host_no_state_is_fetched(start: Start, s3: Server) -> None:
+    faults = Faults()
+    with proxy(s3, faults) as url:
+        failpoints = "op.file_stored=kill@6,worker=1"
+        slowly = ("--arg", "rate=3000")
+        text = finish(start, *slowly, AWS_ENDPOINT_URL=url, FLOWSNAP_FAILPOINTS=failpoints)
+
+    assert "1 failure survived" in text
+    stored = {line for line in faults.seen if line.startswith("PUT") and "/shared/" in line}
+    assert len(stored) >= 4
+    restored = {line for line in faults.seen if line.startswith("HEAD") and "/shared/" in line}
+    assert restored
+    assert not [line for line in faults.seen if line.startswith("GET") and "/shared/" in line]
+
+
 def test_a_second_job_manager_is_refused_and_the_first_goes_on(
     start: Start, place: str, tmp_path: Path
 ) -> None:

@@ -36,13 +36,13 @@ class Hosts:
     def acquire(self) -> Lease:
         waiting = Waiting(
             lambda: self.now_ms,
-            self._sleep,
+            self._pass,
             lambda owner: owner.number in self.dead,
             lambda owner: owner.number in self.alive,
         )
         return Lease.acquire(self.store, PLACE, waiting)
 
-    def _sleep(self, pause_ms: int) -> None:
+    def _pass(self, pause_ms: int) -> None:
         self.now_ms += pause_ms
         self.meanwhile()
 
@@ -125,6 +125,30 @@ def test_a_renewed_lease_lasts_longer(hosts: Hosts) -> None:
     hosts.now_ms += LEASE_MS
     with pytest.raises(StorageError, match="is lost"):
         lease.check()
+
+
+def test_one_that_nobody_succeeded_gets_its_lease_anew(hosts: Hosts) -> None:
+    lease = hosts.acquire()
+    hosts.now_ms += LEASE_MS
+    with pytest.raises(StorageError, match="could not be renewed in time"):
+        lease.check()
+
+    lease.renew()
+
+    lease.check()
+    assert [file.name for file in hosts.store.list()][-1] == "lock/00000002.json"
+
+
+def test_a_late_renewal_and_a_newcomer_never_both_succeed(hosts: Hosts) -> None:
+    late = hosts.acquire()
+    hosts.now_ms += LEASE_MS
+    newcomer = hosts.acquire()
+
+    late.renew()
+
+    newcomer.check()
+    with pytest.raises(StorageError, match="another job manager has taken over"):
+        late.check()
 
 
 def test_a_released_lease_allows_nothing(hosts: Hosts) -> None:

@@ -15,7 +15,7 @@ class World:
     def __init__(self, failures: int, chance: float = 0.0, **limits: int) -> None:
         self.now_s, self.pauses, self.calls, self._failures = 0.0, list[float](), 0, failures
         self.policy = RetryPolicy(
-            sleep=self._sleep, now_s=lambda: self.now_s, chance=lambda: chance, **limits
+            sleep=self._pass, now_s=lambda: self.now_s, chance=lambda: chance, **limits
         )
 
     def call(self) -> str:
@@ -24,7 +24,7 @@ class World:
             raise Transient(f"failure {self.calls}")
         return "done"
 
-    def _sleep(self, pause_s: float) -> None:
+    def _pass(self, pause_s: float) -> None:
         self.pauses.append(pause_s)
         self.now_s += pause_s
 

@@ -125,6 +125,24 @@ def test_savepoint_that_is_overtaken_is_made_of_the_checkpoint_that_overtook_it(
     assert machine.handle(Completed(TWO, False)) == [Export("a", "", TWO, "running")]
 
 
+def test_unaligned_checkpoint_is_no_savepoint_the_next_aligned_one_is() -> None:
+    machine = running()
+    ask(machine, "a")
+    machine.handle(Triggered(ONE, is_aligned=False))
+
+    assert after(machine, Completed(ONE, False), Triggered(TWO)) == []
+    assert after(machine, Completed(TWO, False)) == [Export("a", "", TWO, "running")]
+
+
+def test_abort_of_an_unaligned_checkpoint_is_no_concern_of_a_savepoint() -> None:
+    machine = running()
+    ask(machine, "a")
+    machine.handle(Triggered(ONE, is_aligned=False))
+
+    assert machine.handle(Aborted(ONE, "late")) == []
+    assert machine.waiting == ("a",)
+
+
 def test_two_savepoints_of_different_names_share_a_checkpoint() -> None:
     machine = running()
     ask(machine, "a", savepoint="x")

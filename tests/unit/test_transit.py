@@ -110,3 +110,49 @@ def test_operators_to_which_something_was_in_transit_are_known() -> None:
 def test_step_that_is_partitioned_in_another_way_now_is_named() -> None:
     assert misdirected(OLD, job(2)) == []
     assert misdirected(OLD, job(2, Partitioning.REBALANCE)) == [COUNT]
+
+
+A, B = OperatorId("a"), OperatorId("b")
+
+
+def chained() -> JobGraph:
+    """Return a pipeline in which two operators are one chain, which once had a channel between."""
+    operators = (
+        OperatorSpec(IN, OperatorKind.SOURCE, 2),
+        OperatorSpec(A, OperatorKind.OPERATOR, 1),
+        OperatorSpec(B, OperatorKind.SINK, 1),
+    )
+    edges = (EdgeSpec(IN, A, Partitioning.REBALANCE), EdgeSpec(A, B, Partitioning.FORWARD))
+    return JobGraph("j", operators, edges)
+
+
+def between(source: OperatorId, target: OperatorId, *, is_sent: bool) -> ChannelState:
+    return ChannelState(0, source, 0, target, 0, Partitioning.REBALANCE, is_sent=is_sent)
+
+
+def replayed(*old: TaskSnapshot) -> list[tuple[OperatorId, bool]]:
+    plan = build_execution_graph(chained(), 1)
+    return [
+        (one.target, one.is_sent)
+        for task in plan.tasks
+        for part in assign(old, plan, task)
+        for one in part.channels
+    ]
+
+
+def test_what_was_on_its_way_to_the_end_of_a_chain_comes_before_what_was_on_its_way_to_it() -> None:
+    found = replayed(
+        snapshot(A, 0, between(IN, A, is_sent=False), between(A, B, is_sent=True)),
+        snapshot(B, 0, between(A, B, is_sent=False)),
+        snapshot(IN, 0, between(IN, A, is_sent=True)),
+    )
+
+    assert found == [(B, False), (B, True), (A, False), (A, True)]
+
+
+def test_what_is_still_sent_to_an_operator_that_had_ended_goes_nowhere() -> None:
+    sender = snapshot(A, 0, between(A, B, is_sent=True))
+    ended = msgspec.structs.replace(snapshot(B, 0), is_ended=True)
+
+    assert replayed(sender, snapshot(B, 0)) == [(B, True)]
+    assert replayed(sender, ended) == []

@@ -198,6 +198,18 @@ def test_file_that_is_removed_while_it_is_open_is_read_to_its_end(tmp_path: Path
         assert follower.reader.position() == []
 
 
+def test_new_file_that_has_the_inode_of_one_that_is_gone_is_not_taken_for_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    append(tmp_path / "new.log", "a first line\nb\n")
+    inode = (tmp_path / "new.log").stat().st_ino
+    gone = [str(tmp_path / "gone.log"), inode, 4, "0123456789abcdef"]
+
+    with closing(Follower(TextFiles(tmp_path, follow=True), [gone])) as follower:
+        assert follower.read() == ["a first line", "b"]
+    assert "gone.log was rotated away or removed while nobody looked" in caplog.text
+
+
 def test_every_file_is_in_one_lane_with_those_it_is_rotated_to(tmp_path: Path) -> None:
     paths = [f"/var/log/app-{n}.log" for n in range(40)]
 

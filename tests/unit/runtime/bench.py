@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 from flowsnap.core.aligner import Aligner
@@ -23,11 +25,12 @@ from flowsnap.core.ids import (
 )
 from flowsnap.core.operator import Operator, Sink
 from flowsnap.core.rounds import RoundReport
+from flowsnap.core.watermark import MIN_WATERMARK
 from flowsnap.runtime.chain import Chain
 from flowsnap.runtime.context import NoTables, Place, TaskContext
 from flowsnap.runtime.input import InputChannel, SourceInput
 from flowsnap.runtime.output import OutputChannel, make_router
-from flowsnap.runtime.parts import TakenSnapshot, TaskParts
+from flowsnap.runtime.parts import TakenSnapshot, TaskParts, Transit
 from flowsnap.runtime.task import TaskRunner
 from tests.unit.runtime.parts import ListSource, at
 
@@ -52,6 +55,8 @@ class Bench:
         mode: Literal["exactly-once", "at-least-once"] = "exactly-once",
         is_ended: bool = False,
         credits: int = 100,
+        transit: Sequence[Transit] = (),
+        reached: Mapping[OperatorId, int] = MappingProxyType({}),
     ) -> None:
         self.sent: list[Element] = []
         self.told: list[tuple[Any, ...]] = []
@@ -62,7 +67,7 @@ class Bench:
             TaskParts(
                 spec=TaskSpec(TASK, ChainId(0), 1, WorkerId(0), (0, 128)),
                 chain_spec=ChainSpec(ChainId(0), tuple(names), 2),
-                chain=Chain(members, 1),
+                chain=Chain(members, 1, [operator for operator, *_ in transit]),
                 source=None if source is None else self._reading(source),
                 inputs=(inputs := [] if source else [self._input(A), self._input(B)]),
                 routers=[self._router()],
@@ -71,12 +76,14 @@ class Bench:
                 commits=SinkCommits(),
                 is_ended=is_ended,
                 linger_ms=10,
+                transit=transit,
+                watermark_ms=reached.get(names[0], MIN_WATERMARK),
             ),
             self,
         )
         place = Place("job", 1, 2, AttemptId(1), wall_ms=lambda: 0)
         contexts = {name: TaskContext(NoTables(), name, place) for name, _ in members}
-        self.runner._chain.open(contexts, {})
+        self.runner._chain.open(contexts, reached)
         self.runner.start()
         if credits:
             self.grant(credits)

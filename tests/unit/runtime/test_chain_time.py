@@ -51,7 +51,7 @@ def test_operator_goes_on_where_it_was_whatever_comes_to_it_anew() -> None:
 
     assert (first.began_ms, first.told) == (10, [20, 40, 50])
     assert (second.began_ms, second.told) == (40, [50])
-    assert left == [[20], [40], [50]]
+    assert left == [[40], [40], [50]]  # What it had told those behind it, holds for them.
 
 
 def test_operator_that_is_new_begins_where_the_one_before_it_stands() -> None:

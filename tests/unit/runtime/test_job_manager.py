@@ -359,7 +359,9 @@ def test_a_job_finishes_only_when_a_final_checkpoint_is_committed_by_every_sink(
 ) -> None:
     world.run()
     world.end_input()
-    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=1, tasks=SOURCES, is_final=True)]
+    assert world.heard() == [
+        world.tell(TriggerCheckpoint, checkpoint_id=1, tasks=SOURCES, is_final=True)
+    ]
 
     world.acknowledge(1)
     assert world.heard() == [world.tell(CompleteCheckpoint, checkpoint_id=1)]
@@ -392,7 +394,9 @@ def test_a_final_checkpoint_that_fails_is_taken_again_by_the_next_attempt(world:
     world.run()
     world.end_input()
 
-    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=2, tasks=SOURCES, is_final=True)]
+    assert world.heard() == [
+        world.tell(TriggerCheckpoint, checkpoint_id=2, tasks=SOURCES, is_final=True)
+    ]
     world.finish(2)
     assert world.manager.result().attempts == 2
 
@@ -402,7 +406,9 @@ def test_stop_takes_a_last_checkpoint_at_which_the_sources_stop(world: World) ->
 
     world.manager.request_stop()
     world.manager.step()
-    assert world.heard() == [world.tell(TriggerCheckpoint, checkpoint_id=1, tasks=SOURCES, is_final=True)]
+    assert world.heard() == [
+        world.tell(TriggerCheckpoint, checkpoint_id=1, tasks=SOURCES, is_final=True)
+    ]
 
     world.finish(1)
     result = world.manager.result()

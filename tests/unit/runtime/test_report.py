@@ -41,7 +41,7 @@ def attempt() -> Attempt:
         job_graph=words(),
         config=JobConfig(),
         code=CodeBlob("", ""),
-        job_directory=Path(),
+        job_directory="",
         socket_directory=Path(),
         work_directory=Path(),
     )

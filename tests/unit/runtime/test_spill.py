@@ -54,11 +54,28 @@ def test_element_that_is_put_back_comes_first(tmp_path: Path) -> None:
     queue.close()
 
 
+def test_file_of_a_queue_that_is_never_empty_does_not_grow_for_ever(tmp_path: Path) -> None:
+    queue = SpillQueue(tmp_path / "spill", batches_max=2, file_bytes_max=256)
+    for n in range(8):
+        queue.append(Batch([n]))
+    sizes = set()
+    for n in range(8, 1_000):
+        queue.append(Batch([n]))
+        assert queue.popleft() == Batch([n - 8])
+        sizes.add((tmp_path / "spill").stat().st_size)
+
+    assert max(sizes) < 10_000
+    assert [batch.values for batch in queue if isinstance(batch, Batch)] == [
+        [n] for n in range(992, 1_000)
+    ]
+    queue.close()
+
+
 @settings(max_examples=60)
 @given(st.lists(st.one_of(st.integers(0, 9), st.none()), max_size=60), st.integers(1, 4))
 def test_it_is_a_queue(acts: list[int | None], bound: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        queue, model = SpillQueue(Path(directory) / "spill", batches_max=bound), list[Element]()
+        queue, model = SpillQueue(Path(directory) / "spill", bound, 64), list[Element]()
         for act in acts:
             if act is not None:
                 queue.append(Batch([act]))
