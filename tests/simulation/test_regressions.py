@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from random import Random
 
@@ -25,11 +24,22 @@ from flowsnap.core.retention import manifest_path
 from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.job_store import JobStore
 from flowsnap.storage.layout import begun_path
-from flowsnap.testing.cluster import Cluster
-from flowsnap.testing.machine import ManagerProcess
+from flowsnap.testing.network import ControlHub
 from flowsnap.testing.simulate import command, run_seed
 from flowsnap.testing.trouble import POINTS, SELF, Fault
-from tests.simulation.rig import Rig
+from flowsnap.testing.world import World
+from flowsnap.transport.message import encode_message
+from tests.simulation.rig import Rig, Somebody
+
+
+class Endpoint(Somebody):
+    """A process that nothing wakes."""
+
+    pid = 1
+
+    def wake(self, at_us: int) -> None:
+        """Do nothing."""
+
 
 MANIFEST_DELETED = POINTS.index(("unlink", "manifest.json"))
 MANIFEST_VISIBLE = POINTS.index(("link", "manifest.json"))
@@ -82,16 +92,17 @@ def test_a_stop_is_the_end_only_if_the_last_checkpoint_holds_the_end(
 
 def test_messages_to_a_worker_keep_their_order_whatever_they_wait_for() -> None:
     """Two that arrived at the same moment were taken in any order."""
-    cluster = Cluster(1, [])
-    process = ManagerProcess(cluster, 1, 1)
-    link = process.hub.link(process, WorkerId(0))
+    world, nobody = World(1), Endpoint()
+    hub = ControlHub(world, nobody, lambda worker, message: None, lambda message: None)
+    link = hub.link(Endpoint(), WorkerId(0))
     for number in range(1, 30):
-        process.hub.send(WorkerId(0), LookRound(attempt=AttemptId(1), number=number))
-    for _ in range(29):
-        cluster.world.advance()
+        link._send_down(encode_message(LookRound(attempt=AttemptId(1), number=number)))
+    while world.advance():
+        pass
 
-    assert [message.number for message in link.receive()] == list(range(1, 30))
-    shutil.rmtree(cluster.root)
+    received = link.receive()
+
+    assert [getattr(message, "number", 0) for message in received] == list(range(1, 30))
 
 
 def test_a_secured_manifest_survives_every_loss_of_power(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -7,13 +8,23 @@ from typing import Any
 
 import pytest
 
+from flowsnap.core.element import Batch
 from flowsnap.core.graph import TaskSpec
-from flowsnap.core.ids import AttemptId, ChainId, CheckpointId, OperatorId, TaskId, WorkerId
+from flowsnap.core.ids import (
+    AttemptId,
+    ChainId,
+    ChannelId,
+    CheckpointId,
+    OperatorId,
+    TaskId,
+    WorkerId,
+)
 from flowsnap.core.manifest import FileHandle, TaskSnapshot
 from flowsnap.core.operator import KeyedTable
 from flowsnap.errors import StorageError
-from flowsnap.runtime.snapshot import Hashes, Snapshotter
+from flowsnap.runtime.channel_state import Recording
 from flowsnap.runtime.parts import TakenSnapshot
+from flowsnap.runtime.snapshot import Hashes, Snapshotter
 from flowsnap.state.backend import Persist, StateBackend
 from flowsnap.storage.memory import MemoryStore
 from flowsnap.storage.writer import CheckpointWriter
@@ -117,7 +128,12 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made.state.close()
 
 
-def taken(checkpoint_id: CheckpointId, task: TaskSpec, persist: Persist | None) -> TakenSnapshot:
+def taken(
+    checkpoint_id: CheckpointId,
+    task: TaskSpec,
+    persist: Persist | None,
+    recording: Recording | None = None,
+) -> TakenSnapshot:
     return TakenSnapshot(
         checkpoint_id=checkpoint_id,
         task=task,
@@ -130,6 +146,7 @@ def taken(checkpoint_id: CheckpointId, task: TaskSpec, persist: Persist | None) 
         persist=persist,
         alignment_ms=7,
         synchronous_ms=0.5,
+        recording=recording,
     )
 
 
@@ -269,6 +286,25 @@ def test_a_snapshot_that_is_aborted_while_it_waits_to_be_stored_is_not(bench: Be
     bench.work()
 
     assert (bench.told, bench.stored(), bench.local()) == ([], set(), [])
+
+
+@pytest.mark.parametrize("is_declined", [False, True])
+def test_channel_state_of_a_checkpoint_that_was_given_up_leaves_the_disk(
+    is_declined: bool, bench: Bench, tmp_path: Path
+) -> None:
+    recording = Recording(tmp_path / "channels-1", {})
+    recording.add(ChannelId(1), Batch([1]))
+    recording.finish()
+    if is_declined:
+        bench.table.put("a", threading.Lock())
+    bench.snapshots.add(taken(ONE, TASK, bench.state.freeze(), recording))
+    if not is_declined:
+        bench.snapshots.abort(ONE)
+
+    bench.finish()
+
+    assert [one for one, _ in bench.told] == [ONE] * is_declined
+    assert not recording.path.exists()
 
 
 def test_a_store_that_fails_declines_the_checkpoint_and_the_next_one_succeeds(
