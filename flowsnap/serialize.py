@@ -17,6 +17,7 @@ import datetime
 import decimal
 import fractions
 import hashlib
+import inspect
 import io
 import ipaddress
 import pathlib
@@ -29,8 +30,10 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from reprlib import recursive_repr
 from typing import Any, ClassVar, NoReturn
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 import cloudpickle
+import msgspec
 
 from flowsnap.errors import ConfigError, StateError
 
@@ -46,7 +49,108 @@ def dump(value: object) -> bytes:
     try:
         return pickle.dumps(value, PROTOCOL)
     except (pickle.PicklingError, AttributeError, TypeError):
-        return bytes(cloudpickle.dumps(value, PROTOCOL))
+        return _by_value(value)
+
+
+def _by_value(value: object) -> bytes:
+    file = io.BytesIO()
+    _CodePickler(file, PROTOCOL).dump(value)
+    return file.getvalue()
+
+
+class _CodePickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
+    """Pickles the class of a msgspec.Struct whole, where it travels by value.
+
+    cloudpickle makes an empty class and gives it its attributes afterwards; a Struct made so would
+    have no fields, and lose those of every record without a word.
+    """
+
+    def reducer_override(self, obj: Any) -> Any:
+        reduced = super().reducer_override(obj)
+        if reduced is NotImplemented or not isinstance(obj, type):
+            return reduced
+        if not isinstance(obj, type(msgspec.Struct)):
+            if len(reduced) > 2:  # What msgspec has found out of a dataclass.
+                reduced[2][0].pop("__msgspec_cache__", None)
+            return reduced
+        annotations = inspect.get_annotations(obj)
+        own = [field for field in msgspec.structs.fields(obj) if field.name in annotations]
+        fields = [(field.name, *_default_of(field)) for field in own]
+        config = {name: getattr(obj.__struct_config__, name) for name in _STRUCT_CONFIG}
+        config["kw_only"] = bool(own) and own[0].name not in obj.__match_args__
+        config["rename"] = {field.name: field.encode_name for field in own}
+        made = (obj.__name__, obj.__qualname__, obj.__module__, obj.__bases__, fields, config)
+        names = [field.name for field in own]
+        hidden = {"__annotations__", "__slots__", "__dict__", "__weakref__", *names}
+        state = {
+            name: attribute
+            for name, attribute in vars(obj).items()
+            if name not in hidden and not name.startswith(("__struct_", "__match_"))
+        }
+        # After the class has been made: types and methods may refer to it.
+        types_ = {field.name: field.type for field in own}
+        has_hook = "__post_init__" in state
+        arguments = (_identity_of(obj), *made, has_hook)
+        return _made_struct, arguments, (types_, state), None, None, _complete_struct
+
+
+_STRUCT_IDS: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+_STRUCTS: WeakValueDictionary[str, type] = WeakValueDictionary()
+_UNFINISHED: WeakSet[type] = WeakSet()
+"""Classes that travel by value, known by an identity of their own: in one process each is one."""
+
+
+def _identity_of(class_: type) -> str:
+    identity = _STRUCT_IDS.setdefault(class_, uuid.uuid4().hex)
+    _STRUCTS[identity] = class_
+    return identity
+
+
+def _default_of(field: msgspec.structs.FieldInfo) -> tuple[str, Any]:
+    if field.default is not msgspec.NODEFAULT:
+        return "default", field.default
+    if field.default_factory is not msgspec.NODEFAULT:
+        return "default_factory", field.default_factory
+    return "", None
+
+
+def _made_struct(*parts: Any) -> Any:
+    identity, name, qualname, module, bases, fields, config, has_hook = parts
+    if identity in _STRUCTS:
+        return _STRUCTS[identity]
+    # msgspec looks for the hook when a class is made.
+    hooks = {"__post_init__": lambda self: self._flowsnap_post_init()} if has_hook else {}
+    made: Any = msgspec.defstruct(
+        name,
+        [
+            (field, Any, msgspec.field(**{kind: default})) if kind else (field, Any)
+            for field, kind, default in fields
+        ],
+        bases=bases,
+        module=module,
+        namespace=hooks,
+        **config,
+    )
+    made.__qualname__ = qualname
+    _STRUCT_IDS[made], _STRUCTS[identity] = identity, made
+    _UNFINISHED.add(made)
+    return made
+
+
+def _complete_struct(made: Any, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    if made not in _UNFINISHED:
+        return  # It has been here before, or is the very class that was pickled.
+    _UNFINISHED.discard(made)
+    annotations, attributes = state
+    made.__annotations__ = annotations
+    for name, attribute in attributes.items():
+        setattr(made, "_flowsnap_post_init" if name == "__post_init__" else name, attribute)
+
+
+_STRUCT_CONFIG = (
+    "frozen", "eq", "order", "array_like", "gc", "repr_omit_defaults", "omit_defaults",
+    "forbid_unknown_fields", "weakref", "dict", "cache_hash", "tag", "tag_field",
+)  # fmt: skip
 
 
 def load(data: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
@@ -231,7 +335,7 @@ def dump_code(value: object, by_value: Iterable[str] = ()) -> bytes:
         cloudpickle.register_pickle_by_value(module)
     try:
         classes = {name: _own_classes(sys.modules[name]) for name in names}
-        return bytes(cloudpickle.dumps((classes, value), PROTOCOL))
+        return _by_value((classes, value))
     except Exception as error:
         raise ConfigError(f"the pipeline cannot be pickled: {error}").hint(
             "a lock, an open file or a connection cannot travel to a worker: open it in the "

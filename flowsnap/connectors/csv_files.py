@@ -73,6 +73,7 @@ class CsvFiles(LineFiles, FileSink):
 
     format: ClassVar[str] = "CSV"
     file_suffix: ClassVar[str] = ".csv"
+    has_columns: ClassVar[bool] = True
 
     def __init__(self, path: Paths, *, type: Any = Any, **options: Unpack[CsvOptions]) -> None:
         check_options("CsvFiles", options, CsvOptions)

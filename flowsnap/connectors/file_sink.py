@@ -37,6 +37,7 @@ from flowsnap.connectors.parts import (
     run_tag_of,
     translated,
 )
+from flowsnap.connectors.typed import MISFITS, cause_of, checker, reason_of
 from flowsnap.core.element import Batch
 from flowsnap.core.ids import CheckpointId
 from flowsnap.core.operator import Sink, SinkContext, Submission
@@ -44,7 +45,7 @@ from flowsnap.errors import ConfigError, OperatorError
 
 Existing = Literal["error", "append", "replace"]
 
-UNENCODABLE = (TypeError, ValueError, RecursionError, NotImplementedError, OverflowError)
+UNENCODABLE: tuple[type[Exception], ...] = (*MISFITS, TypeError, NotImplementedError, OverflowError)
 """What is raised by an encoder for a record that has no form in its format."""
 
 
@@ -72,7 +73,11 @@ class FileSink(Sink):
     """What its records are written as, for messages."""
 
     file_suffix: ClassVar[str]
+    has_columns: ClassVar[bool] = False
+    """Whether a list or a tuple stands for a record: a row, which is not checked as a ``type``."""
+
     paths: tuple[str, ...]
+    type: Any
 
     def set_sink_options(self, options: SinkOptions) -> None:
         """Take the options of a sink.
@@ -182,6 +187,7 @@ class FileSink(Sink):
         directory = self._directory or os.path.abspath(self.paths[0])
         self._context = context
         self._encode = self.encoder()
+        self._check = checker(self.type)
         self._places: Directories | None = None
         if self.partition_by is not None:
             self._places = directories_of(self.partition_by)
@@ -224,9 +230,16 @@ class FileSink(Sink):
 
     def _encoded(self, values: list[Any]) -> Any:
         try:
-            return self._encode(values)
+            return self._made_of(values)
         except UNENCODABLE as error:
-            raise self._unencodable(values, error) from error
+            raise self._unencodable(values, error) from cause_of(error)
+
+    def _made_of(self, values: list[Any]) -> Any:
+        records = values
+        if self.has_columns:
+            records = [one for one in values if not isinstance(one, list | tuple)]
+        self._check(records)
+        return self._encode(values)
 
     def _unencodable(self, values: list[Any], error: Exception) -> OperatorError:
         operator, subtask = self._context.operator, self._context.subtask
@@ -235,7 +248,7 @@ class FileSink(Sink):
         record = f"record {index + 1} of a batch of {len(values)} ({shown})"
         return OperatorError(
             f"sink {operator!r}, subtask {subtask}: {record} cannot be written as"
-            f" {self.format}: {error}",
+            f" {self.format}: {reason_of(error)}",
             operator=operator,
             subtask=subtask,
             record=record,
@@ -245,7 +258,7 @@ class FileSink(Sink):
 
     def _is_encodable(self, value: Any) -> bool:
         try:
-            self._encode([value])
+            self._made_of([value])
         except UNENCODABLE:
             return False
         return True

@@ -40,7 +40,8 @@ class JsonLinesFiles(LineFiles, FileSink):
     with parts that are there when the job starts without a checkpoint: ``"error"`` refuses those of
     other jobs, ``"append"`` leaves all, ``"replace"`` removes all files called ``part-*.jsonl``.
     Parts of earlier lives of the same job are removed unless ``existing`` is ``"append"``: to start
-    over means the output too. ``partition_by`` parts records into directories, ``roll_size`` and
+    over means the output too. A record that could not be read as ``type`` ends the job.
+    ``partition_by`` parts records into directories, ``roll_size`` and
     ``roll_every`` end parts earlier, ``compression`` is ``"gzip"`` or ``"zstd"``.
 
     Raises:

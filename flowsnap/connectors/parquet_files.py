@@ -86,6 +86,7 @@ class ParquetFiles(Source, FileSink):
 
     format: ClassVar[str] = "Parquet"
     file_suffix: ClassVar[str] = ".parquet"
+    has_columns: ClassVar[bool] = True
 
     def __init__(self, path: Paths, *, type: Any = Any, **options: Unpack[ParquetOptions]) -> None:
         check_options("ParquetFiles", options, ParquetOptions)

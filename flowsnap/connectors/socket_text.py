@@ -79,11 +79,11 @@ class SocketReader(PumpReader):
     """Reads lines that a thread receives."""
 
     def __init__(self, source: SocketText, position: int) -> None:
-        super().__init__(Pump(_Line(source).run, BUFFER_LINES), position)
+        super().__init__(Pump(_Connections(source).run, BUFFER_LINES), position)
 
 
-class _Line:
-    """A connection that is made again and again; ``run`` is the thread's."""
+class _Connections:
+    """Connections to one server, one after the other; ``run`` is the thread's."""
 
     def __init__(self, source: SocketText) -> None:
         self._source = source

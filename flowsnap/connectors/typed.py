@@ -75,6 +75,28 @@ def converter(type_: Any) -> Callable[[list[dict[str, Any]]], list[Any]]:
     return lambda rows: msgspec.convert(rows, many, strict=False)
 
 
+def checker(type_: Any) -> Callable[[list[Any]], object]:
+    """Return a function that raises one of MISFITS where a value is none of a type.
+
+    An instance is taken as it is; of anything else it is looked at whether it could become one.
+    """
+    if type_ is Any:
+        return len
+    check = type_.model_validate if is_model(type_) else None
+    many = list[type_]
+
+    def check_all(values: list[Any]) -> None:
+        if set(map(type, values)) == {type_}:
+            return
+        if check is None:
+            msgspec.convert(values, many)
+            return
+        for value in values:
+            check(value)
+
+    return check_all
+
+
 def reason_of(error: Exception) -> str:
     """Return why a value is not of its type, without the value."""
     errors = getattr(error, "errors", None)

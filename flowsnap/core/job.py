@@ -135,10 +135,7 @@ class TaskReachedEnd:
 
 @dataclass(frozen=True, slots=True)
 class FinalCommitted:
-    """The final checkpoint is complete, and every sink has committed it.
-
-    ``is_whole``: each task had ended before its part was taken, and nothing was in transit.
-    """
+    """The final checkpoint is complete and committed; ``is_whole``: it holds the end of all."""
 
     is_whole: bool = field(default=True, repr=False)
 
@@ -401,7 +398,7 @@ class JobMachine:
     def _finish(self, is_whole: bool) -> list[Action]:
         if self.state is not _S.FINISHING:
             return []  # A failure or cancel came first; a later attempt resumes behind the end.
-        # Tasks that have ended meanwhile may have done so behind their part of the checkpoint.
+        # Tasks may have ended behind their part of the checkpoint.
         is_stop = self._is_stopping and not (is_whole and self._ended == self._tasks)
         self._outcome = _S.STOPPED if is_stop else _S.FINISHED
         return self._end()

@@ -373,6 +373,23 @@ def _ended(
     return ended
 
 
+def ended_in_part(tasks: Sequence[TaskSnapshot], graph: ExecutionGraph) -> OperatorId | None:
+    """Return the first operator of a chain of which some subtasks have ended, without any cause.
+
+    All above it have: an unaligned barrier has overtaken the end of input on the way to the others.
+    Those that have ended had their last output, and would have it again, for a chain ends whole.
+    """
+    chain_of = {task.id: task.chain for task in graph.tasks}
+    ended: dict[ChainId, set[bool]] = {chain.id: set() for chain in graph.chains}
+    for task in tasks:
+        ended[chain_of[task.task]].add(task.is_ended)
+    for chain in graph.chains:
+        above = [ended[edge.source] for edge in graph.edges if edge.target == chain.id]
+        if above and len(ended[chain.id]) > 1 and all(one == {True} for one in above):
+            return chain.operators[0]
+    return None
+
+
 def _was_ended(chain: ChainSpec, known: set[OperatorId], running: set[OperatorId]) -> bool:
     # An operator that is new in the chain has no say: it keeps nothing that the end could set free.
     return not known.isdisjoint(chain.operators) and running.isdisjoint(chain.operators)

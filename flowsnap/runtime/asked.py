@@ -40,9 +40,13 @@ class AskedCheckpoints:
         self._pending[checkpoint_id] = [entry for entry in self._waiting if entry[0] == wish]
         self._waiting = [entry for entry in self._waiting if entry[0] != wish]
 
-    def completed(self, checkpoint_id: CheckpointId) -> None:
-        """A checkpoint is complete."""
-        for _, future in self._pending.pop(checkpoint_id, ()):
+    def completed(self, checkpoint_id: CheckpointId, *, is_final: bool = False) -> None:
+        """A checkpoint is complete; the final one serves everybody, for no other comes after it."""
+        done = self._pending.pop(checkpoint_id, [])
+        if is_final:
+            self.take()
+            done += self._left()
+        for _, future in done:
             future.set_result(checkpoint_id)
 
     def aborted(self, checkpoint_id: CheckpointId, reason: str) -> None:

@@ -12,7 +12,7 @@ from flowsnap import __version__
 from flowsnap.config import JobConfig
 from flowsnap.core import coordinator as checkpoints
 from flowsnap.core import job as life
-from flowsnap.core import requests
+from flowsnap.core import requests, restore
 from flowsnap.core.graph import ExecutionGraph
 from flowsnap.core.ids import CheckpointId
 from flowsnap.core.initiation import initiating_tasks
@@ -171,6 +171,10 @@ class CheckpointDriver:
         failpoint("jm.triggered")
 
     def _conclude(self, action: checkpoints.WriteManifest, attempt: Attempt) -> None:
+        if torn := restore.ended_in_part(action.snapshots, self._means.graph):
+            why = f"{torn!r} has ended in some of its subtasks"
+            self.coordinate(checkpoints.ManifestFailed(action.checkpoint_id, why))
+            return
         phases = attempt.times.of(action.checkpoint_id)
         manifest = CheckpointManifest(
             job=self._means.recovery.job,
@@ -212,7 +216,7 @@ class CheckpointDriver:
         attempt.is_final_complete = kind == "final"
         means.tell(CompleteCheckpoint(attempt=attempt.id, checkpoint_id=checkpoint_id))
         failpoint("jm.notify_sent")
-        self._asked.completed(checkpoint_id)
+        self._asked.completed(checkpoint_id, is_final=kind == "final")
         told = requests.Completed(checkpoint_id, attempt.is_final_complete)
         if told.is_final:
             means.answer(told)

@@ -109,11 +109,15 @@ class TaskCheckpoints:
             self._carry_out(self._aligner.abort(checkpoint_id))
         self._drop(checkpoint_id)
 
-    def next_deadline_ms(self) -> int | None:
-        """Return when ``step`` and ``push_out`` are wanted; None: only another event matters."""
+    def next_deadline_ms(self, *, may_cut: bool = True) -> int | None:
+        """Return when ``step`` and ``push_out`` are wanted; None: only another event matters.
+
+        ``may_cut``: ``step`` may be called now, so that it is worth being in time for it.
+        """
         due = [one.due_ms for one in self._open.values() if one.leaving]
-        if self._aligner is not None and (at := self._aligner.next_deadline_ms()) is not None:
-            due.append(at)
+        at_ms = None if self._aligner is None else self._aligner.next_deadline_ms()
+        if may_cut and at_ms is not None:
+            due.append(at_ms)
         return min(due, default=None)
 
     # --- what is in transit -------------------------------------------------------------------
@@ -135,15 +139,21 @@ class TaskCheckpoints:
         self._settle(id_, now_ms)
         return recording
 
-    def push_out(self, now_ms: int) -> None:
-        """Have barriers that have waited for long enough overtake what is in their way."""
+    def push_out(self, now_ms: int) -> bool:
+        """Have barriers that have waited for long enough overtake what is in their way.
+
+        Returns whether one did: who gets it may be a neighbour that has nothing else to wake it.
+        """
+        has_acted = False
         for id_, one in list(self._open.items()):
             one.leaving = [channel for channel in one.leaving if channel.holds(id_)]
             if now_ms >= one.due_ms:
+                has_acted |= bool(one.leaving)
                 for channel in one.leaving:
                     self._overtake(channel, Barrier(id_, 0), one.recording)
                 one.leaving = []
             self._settle(id_, now_ms)
+        return has_acted
 
     @property
     def has_open(self) -> bool:

@@ -202,7 +202,7 @@ class _Driver:
         future = self._manager.request_checkpoint(wish)
         until = None if timeout_s is None else time.monotonic() + timeout_s
         while not future.done():
-            if self.is_closed:
+            if self.is_closed and not future.done():
                 raise CheckpointError("the job had ended before a checkpoint was taken")
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError(f"no checkpoint was complete within {timeout_s} s")

@@ -89,9 +89,7 @@ class TaskRunner:
             channel.replenish()
             if channel.is_feedback:
                 self._watermarks.idle(channel.id)  # What is fed back tells no event time.
-        if self.is_loop:
-            self._tell_idle()
-        elif self._transit is None:
+        if self._transit is None:
             self._begin_time()
 
     def close(self) -> None:
@@ -114,10 +112,9 @@ class TaskRunner:
         self._now_ms = now_ms
         if self._sink is not None and not self._sink.step():
             return False
-        if self._checkpoints.has_open:
-            self._checkpoints.push_out(now_ms)
-        is_between = self._transit is None and self.state is not TaskState.ENDING
-        if is_between and self._checkpoints.step(now_ms):
+        if self._checkpoints.has_open and self._checkpoints.push_out(now_ms):
+            return True
+        if self._may_cut() and self._checkpoints.step(now_ms):
             return True
         if self._is_backpressured():
             return False
@@ -139,8 +136,7 @@ class TaskRunner:
         found = next(transit, None)
         if found is None:
             self._transit = None
-            if not self.is_loop:
-                self._begin_time()
+            self._begin_time()
             return True
         operator, port, batch = found
         output = self._chain.process_at(operator, batch, port)
@@ -154,7 +150,7 @@ class TaskRunner:
 
     def next_step_ms(self, now_ms: int) -> int | None:
         """Return when ``step`` is worth calling again without anything arriving; None: never."""
-        checkpoint_ms = self._checkpoints.next_deadline_ms()
+        checkpoint_ms = self._checkpoints.next_deadline_ms(may_cut=self._may_cut())
         due = [] if checkpoint_ms is None else [checkpoint_ms]
         if self.waits_for() is not None:
             return min(due, default=None)  # Credit is what it waits for, and that arrives.
@@ -169,6 +165,9 @@ class TaskRunner:
         if not (self._source is None or self._source.is_exhausted or self._is_stopped):
             due.append(max(now_ms, self._source.next_read_ms()))
         return min(due, default=None)
+
+    def _may_cut(self) -> bool:
+        return self._transit is None and self.state is not TaskState.ENDING
 
     def waits_for(self) -> OperatorId | None:
         """Return the operator whose missing credit holds this task back."""
@@ -277,6 +276,8 @@ class TaskRunner:
         self._advance(self._watermark_ms())
         if self._has_event_time:
             self._forward_generated()
+        elif self.is_loop:
+            self._tell_idle()
 
     def _advance(self, watermark_ms: int | None) -> None:
         """Take event time that has come in through the inputs; at its end ``_end`` does."""

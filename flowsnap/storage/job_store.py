@@ -219,11 +219,7 @@ class JobStore:
         self._manifests[manifest.checkpoint_id] = manifest
 
     def record_completion(self, completion: Completion) -> None:
-        """Record how long the end of a complete checkpoint took.
-
-        Raises:
-            StorageError: it is not recorded, which harms nobody.
-        """
+        """Record how long the end of a complete checkpoint took; to lose it harms nobody."""
         self._check_writable()
         self._store.put(layout.completion_path(completion.checkpoint_id), seal(completion))
 
@@ -320,7 +316,6 @@ class JobStore:
         self._check_writable()
         newest = self.newest_attempt()
         if newest is not None and newest > self._attempt:
-            # It may be storing files that we know nothing of: they would look unreferenced.
             raise StorageError(f"nothing is deleted: attempt {newest} has begun")
         complete = self.checkpoints()
         kept = set(protected)

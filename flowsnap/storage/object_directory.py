@@ -39,6 +39,10 @@ from flowsnap.storage.ownership import OwnerLock, claim_directory
 from flowsnap.storage.retrying import RetryPolicy
 from flowsnap.storage.writer import CheckpointWriter
 
+# A job manager that waits hears nobody: a checkpoint that fails does less harm.
+CALL_TIMEOUT_MS = 8_000
+CALL_MS_MAX = 10_000
+
 
 class ObjectJobDirectory(JobDirectory):
     """``<url>/<job>``; ``root`` is its local directory. Made by ``claim`` and ``look``."""
@@ -77,7 +81,9 @@ class ObjectJobDirectory(JobDirectory):
             lock.release()
             raise
         try:
-            return cls(connect(url, guard=lease.check), url, root, (lock, lease))
+            policy = RetryPolicy(total_ms_max=CALL_MS_MAX)
+            store = connect(url, guard=lease.check, timeout_ms=CALL_TIMEOUT_MS, policy=policy)
+            return cls(store, url, root, (lock, lease))
         except BaseException:
             lease.release()
             lock.release()

@@ -28,8 +28,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import obstore
+from obstore import exceptions
+
 from flowsnap.core.retention import MANIFEST
-from flowsnap.errors import ConfigError, StorageError
+from flowsnap.errors import StorageError
 from flowsnap.storage.filesystem import FileSystem
 from flowsnap.storage.object_cache import FileCache
 from flowsnap.storage.retrying import RetryPolicy, Transient
@@ -44,14 +47,6 @@ from flowsnap.storage.store import (
     check_prefix,
     is_name,
 )
-
-try:
-    import obstore
-    from obstore import exceptions
-except ImportError as _error:  # pragma: no cover - the extra is not installed
-    raise ConfigError("state in object storage needs the package obstore").hint(
-        "pip install 'flowsnap[s3]'"
-    ) from _error
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Remote
@@ -316,7 +311,9 @@ class ObjectStore:
         try:
             return self._policy.run(once)
         except Transient as error:
-            raise StorageError(f"{what}: {error}", is_definite=is_definite) from error
+            raise StorageError(f"{what}: {error}", is_definite=is_definite).hint(
+                "check the endpoint, the region and the network; http needs AWS_ALLOW_HTTP=true"
+            ) from error.__cause__
 
 
 @contextmanager

@@ -5,9 +5,12 @@ The client of object storage is imported only where a URL asks for it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flowsnap.core.message import Deploy
+from flowsnap.errors import ConfigError
 from flowsnap.storage import job_directory
 from flowsnap.storage.job_directory import JobDirectory
 from flowsnap.storage.object_url import ObjectUrl, StateDir, is_url
@@ -24,8 +27,8 @@ def open_job(state_dir: StateDir, job: str) -> JobDirectory:
         ConfigError: as there; or a package is missing.
     """
     if isinstance(state_dir, ObjectUrl):
-        from flowsnap.storage.object_directory import ObjectJobDirectory  # noqa: PLC0415
-
+        with _needed():
+            from flowsnap.storage.object_directory import ObjectJobDirectory  # noqa: PLC0415
         return ObjectJobDirectory.claim(state_dir, job)
     return JobDirectory.open(state_dir, job)
 
@@ -37,17 +40,21 @@ def read_job(state_dir: StateDir, job: str) -> JobDirectory:
         ConfigError: there is no such job, or a package is missing.
     """
     if isinstance(state_dir, ObjectUrl):
-        from flowsnap.storage.object_directory import ObjectJobDirectory  # noqa: PLC0415
-
+        with _needed():
+            from flowsnap.storage.object_directory import ObjectJobDirectory  # noqa: PLC0415
         return ObjectJobDirectory.look(state_dir, job)
     return JobDirectory.read(state_dir, job)
 
 
 def job_names(state_dir: StateDir) -> list[str]:
-    """Return the jobs in a state directory, by name."""
-    if isinstance(state_dir, ObjectUrl):
-        from flowsnap.storage import object_directory  # noqa: PLC0415
+    """Return the jobs in a state directory, by name.
 
+    Raises:
+        ConfigError: a package is missing.
+    """
+    if isinstance(state_dir, ObjectUrl):
+        with _needed():
+            from flowsnap.storage import object_directory  # noqa: PLC0415
         return object_directory.job_names(state_dir)
     return job_directory.job_names(state_dir) if state_dir.is_dir() else []
 
@@ -63,8 +70,18 @@ def open_writer(deploy: Deploy) -> CheckpointWriter:
     """
     if not is_url(deploy.job_directory):
         return CheckpointWriter(Path(deploy.job_directory), deploy.attempt)
-    from flowsnap.storage.object_remote import connect  # noqa: PLC0415
-
+    with _needed():
+        from flowsnap.storage.object_remote import connect  # noqa: PLC0415
     root = Path(deploy.work_directory).parents[1]
     store = connect(ObjectUrl.parse(deploy.job_directory), cache=root / CACHE)
     return CheckpointWriter(root, deploy.attempt, store, files_at_once=FILES_AT_ONCE)
+
+
+@contextmanager
+def _needed() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ConfigError("state in object storage needs the package obstore").hint(
+            "pip install 'flowsnap[s3]'"
+        ) from error

@@ -59,7 +59,7 @@ def channel_state_that_goes_by_subtask(patch: Patch) -> None:
     patch.set(transit, "_is_for", is_for)
 
 
-@mutant("C3", "C4")
+@mutant("C3", "C4", needs=("chain",))
 def channel_state_in_the_wrong_order(patch: Patch) -> None:
     """What a sender has recorded is processed ahead of what its receiver has."""
     original = transit.assign

@@ -58,7 +58,7 @@ def barrier_ahead_of_the_last_records(patch: Patch) -> None:
     patch.set(TaskRunner, "_flush", lambda self: None)
 
 
-@mutant("C3", "C4")
+@mutant("C3", "C4", "C5")
 def barrier_ahead_of_the_snapshot(patch: Patch) -> None:
     """A source says how far it has read, and sends the last of it behind the barrier."""
     original = TaskRunner.take_snapshot
@@ -112,7 +112,7 @@ def channel_state_that_is_not_restored(patch: Patch) -> None:
     patch.set(transit, "assign", lambda old, graph, task: ())
 
 
-@mutant("C3", "C5", "C12")
+@mutant("C3", "C4", "C5", "C12")
 def checkpoint_without_its_last_task(patch: Patch) -> None:
     """A checkpoint is complete when all tasks but one have acknowledged."""
     original = CheckpointCoordinator._acknowledge
@@ -196,13 +196,13 @@ def older_checkpoint_that_is_restored(patch: Patch) -> None:
     patch.set(Recovery, "begin_attempt", begin_attempt)
 
 
-@mutant("C3", "C4")
+@mutant("C3", "C4", "C5")
 def positions_that_are_one_ahead(patch: Patch) -> None:
     """A source says that it has read the record which it will read next."""
     _shift_positions(patch, 1)
 
 
-@mutant("C3", "C4")
+@mutant("C3", "C4", "C5")
 def positions_that_are_one_behind(patch: Patch) -> None:
     """A source says that it has still to read the record which it has read last."""
     _shift_positions(patch, -1)

@@ -25,6 +25,8 @@ from flowsnap.transport.plane import Member, Route
 TOKEN = "token"
 DELAY_US = (20, 600)
 SLOW_US = (2_000, 15_000)
+LATE_US = 15_000
+"""How long after a loss what had been sent before may still arrive, at worst."""
 
 
 class Endpoint(Actor, Protocol):
@@ -158,7 +160,8 @@ class ControlLink:
             return
         world = self._world
         self._hub.outboxes.pop(self._identity, None)
-        self._lost_at_us = world.now_us + world.network.randint(0, 1_000)
+        late_us = LATE_US if world.network.random() < 0.2 else 1_000
+        self._lost_at_us = world.now_us + world.network.randint(0, late_us)
         world.after(world.network.randint(1_000, 3_000), self._notice)
 
     def _notice(self) -> None:

@@ -7,8 +7,12 @@ from random import Random
 
 import pytest
 
+from flowsnap import Pipeline
 from flowsnap.config import Restart
-from flowsnap.core.ids import AttemptId, CheckpointId, TaskId, WorkerId
+from flowsnap.connectors import Collect, FromIterable
+from flowsnap.core import restore
+from flowsnap.core.graph import build_execution_graph
+from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId, TaskId, WorkerId
 from flowsnap.core.job import (
     FinalCommitted,
     JobMachine,
@@ -18,6 +22,7 @@ from flowsnap.core.job import (
     WorkerDeployed,
     WorkerUp,
 )
+from flowsnap.core.manifest import TaskSnapshot
 from flowsnap.core.message import LookRound
 from flowsnap.core.restart import RestartPolicy
 from flowsnap.core.retention import manifest_path
@@ -88,6 +93,33 @@ def test_a_stop_is_the_end_only_if_the_last_checkpoint_holds_the_end(
     machine.handle(FinalCommitted(is_whole), 3)
 
     assert machine.state == state
+
+
+def ended_in_part(*ended: TaskId) -> OperatorId | None:
+    """A source feeds two subtasks by key; ``ended`` are the tasks that had ended at the cut."""
+    drawn = Pipeline("totals")
+    numbers = drawn.source(FromIterable([1]), name="in", parallelism=1)
+    numbers.key_by(name="key", parallelism=1).count(name="total", parallelism=2).sink(Collect())
+    graph = build_execution_graph(drawn.definition(1).graph, 1)
+    cut = [
+        TaskSnapshot(task.id, graph.chains[task.chain].operators, task.subtask, task.id in ended)
+        for task in graph.tasks
+    ]
+    return restore.ended_in_part(cut, graph)
+
+
+FIRST, OTHERS = TaskId("total/0"), (TaskId("in/0"), TaskId("total/1"))
+
+
+def test_a_checkpoint_in_which_some_subtasks_have_ended_and_all_above_is_none() -> None:
+    """They had their last output again after a restart: unaligned barriers overtake an end."""
+    assert ended_in_part(*OTHERS) == "total"
+
+
+def test_subtasks_may_end_before_others_while_anything_above_goes_on() -> None:
+    assert ended_in_part(FIRST) is None
+    assert ended_in_part() is None
+    assert ended_in_part(FIRST, *OTHERS) is None
 
 
 def test_messages_to_a_worker_keep_their_order_whatever_they_wait_for() -> None:

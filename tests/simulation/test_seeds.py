@@ -118,7 +118,7 @@ def test_a_failure_is_shown_with_as_few_records_as_it_needs(
 
 
 def test_a_job_of_fewer_records_has_no_others() -> None:
-    whole, cut = run_seed(1, []), run_seed(1, [], records_max=2)
+    whole, cut = run_seed(4, []), run_seed(4, [], records_max=2)
 
     assert not cut.violation
     assert cut.effects < whole.effects

@@ -131,6 +131,15 @@ def test_a_job_survives_a_service_that_fails_now_and_then(
     assert_exactly_once(tmp_path / "out", COUNT)
 
 
+def test_a_job_survives_an_outage_of_the_service(start: Start, s3: Server, tmp_path: Path) -> None:
+    faults = Faults(lambda method, path: "busy" if 60 <= len(faults.seen) < 84 else None)
+    with proxy(s3, faults) as url:
+        finish(start, "--arg", "rate=3000", AWS_ENDPOINT_URL=url)
+
+    assert len(faults.failed) == 24
+    assert_exactly_once(tmp_path / "out", COUNT)
+
+
 def test_checkpoints_are_listed_verified_and_read_where_they_are(
     start: Start, place: str, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
@@ -142,6 +151,7 @@ def test_checkpoints_are_listed_verified_and_read_where_they_are(
 
     assert [line["state"] for line in outputs[0]] == ["complete"] * len(outputs[0]) != []
     assert outputs[1]["findings"] == outputs[1]["cuts"] == []
+    assert invoke(["inspect", f"{place}/per-user"]) == 0
     with Snapshot.open(f"{place}/per-user") as snapshot:
         assert snapshot.manifest.checkpoint_id == outputs[0][-1]["id"]
 

@@ -11,12 +11,23 @@ import pydantic
 import pytest
 
 from flowsnap import Pipeline
-from flowsnap.connectors import Collect, DeadLetter, JsonLinesFiles, TextFiles
+from flowsnap.connectors import Collect, CsvFiles, DeadLetter, JsonLinesFiles, TextFiles
 from flowsnap.connectors.dead_letters import timed_around
-from flowsnap.connectors.typed import columns_of, fields_of, rows_of, takes_text
+from flowsnap.connectors.parquet_files import ParquetFiles
+from flowsnap.connectors.typed import (
+    MISFITS,
+    checker,
+    columns_of,
+    fields_of,
+    reason_of,
+    rows_of,
+    takes_text,
+)
 from flowsnap.core.element import Batch
 from flowsnap.core.event_time import Bounded, EventTime
-from flowsnap.errors import ConfigError, MalformedInput
+from flowsnap.core.ids import AttemptId, OperatorId
+from flowsnap.core.operator import SinkContext, Submission
+from flowsnap.errors import ConfigError, MalformedInput, OperatorError
 from flowsnap.operators.watermarks import Stamp
 
 SECRET = "hunter2"
@@ -120,6 +131,40 @@ def test_strategies_see_records_only_and_each_split_has_its_own() -> None:
     assert stamped.timestamps == [50, 50, 50, 40]
     assert strategy.on_records([letter], [90]) is None  # type: ignore[union-attr]  # it has it
     assert strategy.on_records([letter, Order("b", 40)], [90, 40]) == 39  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("type_", [Order, Model])
+def test_sink_refuses_what_is_not_of_its_type_without_telling_the_value(
+    tmp_path: Path, type_: Any
+) -> None:
+    check = checker(type_)
+    check([type_(user="ann", at=1)])
+    check([type_(user="ann", at=1), {"user": "bob", "at": 2}])
+
+    with pytest.raises(MISFITS) as caught:
+        check([{"user": "bob", "at": SECRET}])
+    assert SECRET not in reason_of(caught.value)
+
+
+@pytest.mark.parametrize("class_", [JsonLinesFiles, CsvFiles, ParquetFiles])
+def test_record_that_is_not_of_the_type_of_its_sink_is_named(tmp_path: Path, class_: Any) -> None:
+    sink = class_(tmp_path, type=Order)
+    operator = OperatorId("out")
+    sink.on_submit(
+        Submission(job="j", operator=operator, job_directory="-", run_id="r", is_fresh=True)
+    )
+    sink.open(
+        SinkContext(
+            job="j", run_id="r", operator=operator, subtask=0, parallelism=1, attempt=AttemptId(1)
+        )
+    )
+    sink.write(Batch([Order("ann")]))
+
+    with (
+        closing(sink),
+        pytest.raises(OperatorError, match=r"record 2 of a batch of 2 .*Expected `int`"),
+    ):
+        sink.write(Batch([Order("ann"), {"user": "bob", "at": "late"}]))
 
 
 @pytest.mark.parametrize(

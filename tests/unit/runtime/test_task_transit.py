@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from flowsnap.core.element import Batch, Watermark
+from flowsnap.core.event_time import Bounded
 from flowsnap.core.ids import OperatorId
 from flowsnap.core.operator import Operator
 from flowsnap.operators.map import Map
-from flowsnap.operators.watermarks import AssignTimestamps, Bounded
+from flowsnap.operators.watermarks import AssignTimestamps
 from tests.unit.runtime.bench import Bench
 
 FIRST, SECOND = OperatorId("op-0"), OperatorId("op-1")
