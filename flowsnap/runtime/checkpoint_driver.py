@@ -224,7 +224,9 @@ class CheckpointDriver:
             self._uncommitted.append(told)
         pending = [one.checkpoint_id for one in attempt.coordinator.all_pending]
         try:
-            means.recovery.retire(means.config.checkpoints_retained, pending)
+            # Of those whose output is yet to be committed a savepoint may still be made.
+            retained = max(means.config.checkpoints_retained, len(self._uncommitted))
+            means.recovery.retire(retained, pending)
         except StorageError as error:
             LOG.warning("older checkpoints are still there: %s", error)
 

@@ -59,13 +59,6 @@ def channel_state_that_goes_by_subtask(patch: Patch) -> None:
     patch.set(transit, "_is_for", is_for)
 
 
-@mutant("C3", "C4", needs=("chain",))
-def channel_state_in_the_wrong_order(patch: Patch) -> None:
-    """What a sender has recorded is processed ahead of what its receiver has."""
-    original = transit.assign
-    patch.set(transit, "assign", lambda *arguments: original(*arguments)[::-1])
-
-
 @mutant("C1", "C2", "C3", "C4", needs=("broadcast",))
 def broadcast_that_is_recorded(patch: Patch) -> None:
     """What is broadcast is recorded like the rest, once for each subtask that there was."""
