@@ -274,8 +274,8 @@ def build_execution_graph(graph: JobGraph, workers: int) -> ExecutionGraph:
     """Return the chains, tasks and channels of a pipeline on ``workers`` processes.
 
     0 workers: everything runs in one worker, 0, which is this process. Chains are in topological
-    order; subtask i of every chain is on worker i modulo the number of workers, but for loops of one
-    subtask, which are dealt out in turn: so the processes of a network are on several workers.
+    order; subtask i of every chain is on worker i modulo the number of workers, but for loops of
+    one subtask, which are dealt out in turn: so a network's processes are on several workers.
 
     Raises:
         ConfigError: the graph cannot run, see ``validate``.

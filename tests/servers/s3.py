@@ -1,21 +1,30 @@
-"""An S3 server for tests in a process of its own, and a proxy that fails as networks do."""
+"""An S3 server for tests in a process of its own, and a proxy that fails as networks do.
+
+It is MinIO where that is installed (``go install github.com/minio/minio@latest``), else moto.
+"""
 
 from __future__ import annotations
 
 import http.client
 import importlib.util
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Literal
 
 from obstore.store import S3Store
+
+from tests.acceptance.processes import until
 
 from tests.servers.required import unavailable
 
@@ -44,11 +53,15 @@ class Server:
 
     url: str
     buckets: int = 0
+    drive: Path | None = None
 
     def new_bucket(self) -> str:
         """Make an empty bucket, and return its name."""
         self.buckets += 1
         name = f"bucket-{self.buckets}"
+        if self.drive is not None:
+            (self.drive / name).mkdir()
+            return name
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/{name}", method="PUT")).close()
         return name
 
@@ -78,6 +91,11 @@ class Server:
 @contextmanager
 def running() -> Iterator[Server]:
     """Yield a server of one's own; skip, and say how to get it, where it is not installed."""
+    program = shutil.which("minio")
+    if program is not None:
+        with _minio(program) as server:
+            yield server
+        return
     if importlib.util.find_spec("moto") is None:
         unavailable(HOW_TO_GET_IT)
     process = subprocess.Popen(
@@ -97,6 +115,34 @@ def running() -> Iterator[Server]:
         finally:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def _minio(program: str) -> Iterator[Server]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with tempfile.TemporaryDirectory(prefix="flowsnap-s3-") as drive:
+        process = subprocess.Popen(
+            [program, "server", drive, "--address", address, "--quiet"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "MINIO_ROOT_USER": KEY_ID, "MINIO_ROOT_PASSWORD": SECRET},
+        )
+        try:
+            until(lambda: _is_ready(f"http://{address}"), "MinIO")
+            yield Server(f"http://{address}", drive=Path(drive))
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _is_ready(url: str) -> bool:
+    with suppress(OSError):
+        urllib.request.urlopen(f"{url}/minio/health/ready").close()
+        return True
+    return False
 
 
 Fault = Literal["refuse", "drop", "lose", "slow", "busy"]
