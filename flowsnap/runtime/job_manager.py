@@ -186,13 +186,15 @@ class JobManager:
 
     def step(self) -> int:
         """Do one round; return in how many ms to come back if nothing arrives before."""
+        begun_ms = self._clock.now_ms()
         self.desk.step(self._clock.now_ms())
         for worker, message in self._receive():
             self._take(worker, message)
         for worker, how in self._launcher.deaths():
             self._lose(worker, how)
         now_ms = self._clock.now_ms()
-        for worker, why in self._watch.overdue(now_ms):
+        # Not by what has passed while we acted: what was said meanwhile has yet to be read.
+        for worker, why in self._watch.overdue(begun_ms):
             self._launcher.kill(worker)
             self._lose(worker, why)
         self._feed(life.TimePassed())

@@ -25,8 +25,8 @@ from flowsnap.transport.plane import Member, Route
 TOKEN = "token"
 DELAY_US = (20, 600)
 SLOW_US = (2_000, 15_000)
-LATE_US = 15_000
-"""How long after a loss what had been sent before may still arrive, at worst."""
+LATE_US = (8_000, 40_000)
+"""By how much the last words of a process may be late."""
 
 
 class Endpoint(Actor, Protocol):
@@ -115,6 +115,7 @@ class ControlLink:
         self._inbox: deque[bytes] = deque()
         self._up_us = self._down_us = 0
         self._lost_at_us: int | None = None
+        self._late_us = 0
         hub.outboxes[self._identity] = _Outbox(self._send_down)
 
     def greet(self) -> None:
@@ -160,8 +161,9 @@ class ControlLink:
             return
         world = self._world
         self._hub.outboxes.pop(self._identity, None)
-        late_us = LATE_US if world.network.random() < 0.2 else 1_000
-        self._lost_at_us = world.now_us + world.network.randint(0, late_us)
+        self._lost_at_us = world.now_us + world.network.randint(0, 1_000)
+        if world.network.random() < 0.2:
+            self._late_us = world.network.randint(*LATE_US)
         world.after(world.network.randint(1_000, 3_000), self._notice)
 
     def _notice(self) -> None:
@@ -176,9 +178,14 @@ class ControlLink:
         self._up_us = at_us = max(self._up_us + 1, world.now_us + self._delay_us())
 
         def arrive() -> None:
-            if self._arrives(at_us) and hub.owner.is_alive:
+            if self._arrives(at_us):
+                later_us = self._late_us
+                world.after(later_us, deliver) if later_us else deliver()
+
+        def deliver() -> None:
+            if hub.owner.is_alive:
                 hub.inbox.append((identity, data))
-                hub.owner.wake(at_us)
+                hub.owner.wake(world.now_us)
 
         world.at(at_us, arrive)
 

@@ -25,7 +25,6 @@ from typing import Any, Literal
 from obstore.store import S3Store
 
 from tests.acceptance.processes import until
-
 from tests.servers.required import unavailable
 
 HOW_TO_GET_IT = (
