@@ -81,9 +81,10 @@ def test_records_in_transit_go_to_whoever_owns_their_keys_now(
         state_dir=state, checkpoint_alignment="unaligned", batch_linger="0ms"
     )
     until(lambda: any(one.records_in for one in handle.status().operators), "some records")
-    path = handle.savepoint("crowd")
+    checkpoint_id = handle.checkpoint(timeout_s=60)
     handle.cancel()
     handle.wait(60)
+    path = state / "crowded" / "checkpoints" / f"{checkpoint_id:08d}"
     in_transit = [c.records for task in find(path).manifest.tasks for c in task.channels]
 
     crowded(JsonLinesFiles(out), width).run(state_dir=state, restore=path, quiet=True)
