@@ -4,6 +4,8 @@
 VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
+# One more than there are processors: tests of whole jobs also wait.
+JOBS = $$(( $$(getconf _NPROCESSORS_ONLN) + 1 ))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -22,10 +24,10 @@ demo: $(READY)
 	@$(RUN) -m flowsnap.examples.demo $(ARGS)
 
 test: $(READY)
-	@$(RUN) -m pytest -q -n auto $(ARGS)
+	@$(RUN) -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 test-slow: $(READY)
-	@$(RUN) -m pytest -q -n auto -m slow $(ARGS)
+	@$(RUN) -m pytest -q -n $(JOBS) --dist worksteal -m slow $(ARGS)
 
 check: $(READY)
 	@echo "ruff format" && $(RUN) -m ruff format --check --quiet .

@@ -18,6 +18,8 @@ from tests.connectors.pumps import opened, read_on, take
 from tests.integration.jobs import until
 from tests.servers.postgres import Server
 
+pytestmark = pytest.mark.slow
+
 Db = psycopg.Connection[tuple[Any, ...]]
 NUMBERS = count()
 

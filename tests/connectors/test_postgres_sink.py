@@ -20,6 +20,8 @@ from flowsnap.errors import ConfigError, OperatorError, OutputRefused
 from tests.connectors.sinks import committed, opened, submitted
 from tests.servers.postgres import Server
 
+pytestmark = pytest.mark.slow
+
 Db = psycopg.Connection[tuple[Any, ...]]
 
 

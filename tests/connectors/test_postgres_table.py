@@ -14,6 +14,8 @@ from flowsnap.errors import ConfigError, StoreUnavailable
 from tests.connectors.pumps import opened, read_on, take
 from tests.servers.postgres import Server
 
+pytestmark = pytest.mark.slow
+
 Db = psycopg.Connection[tuple[Any, ...]]
 
 

@@ -23,6 +23,8 @@ from flowsnap.errors import JobFailed
 from tests.integration.jobs import NEVER, QUICK, Held, census, checkpoints, until
 from tests.servers.postgres import Server
 
+pytestmark = pytest.mark.slow
+
 COUNT = 2_000
 TWICE = Restart(strategy="fixed", delay_ms=1, attempts_max=2)
 COLUMNS = {"n": "integer"}

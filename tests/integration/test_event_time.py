@@ -144,7 +144,9 @@ def test_result_does_not_depend_on_how_the_input_is_cut(size: int, splits: int) 
     assert late.values == []
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    "workers", [0, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))]
+)
 def test_result_does_not_depend_on_the_number_of_workers(workers: int) -> None:
     job, numbers = by_source(Chunked(40, 3), int)
     buckets, late = drawn(numbers)
@@ -155,7 +157,7 @@ def test_result_does_not_depend_on_the_number_of_workers(workers: int) -> None:
     assert late.values == []
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", [by_source, by_operator])
 def test_result_is_the_same_after_a_crash_in_the_middle(
     make: Any, workers: int, state: Path
@@ -230,7 +232,7 @@ class Together(CoProcess[int, int, tuple[int, list[int], list[int]]]):
         yield context.key, sorted(self.left.get()), sorted(self.right.get())
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_two_keyed_inputs_meet_by_key_and_in_time(workers: int) -> None:
     job, found = Pipeline("job"), Collect()
     times = monotonous(timestamp=abs)
@@ -263,7 +265,7 @@ class Fines(BroadcastProcess[int, tuple[int, str], tuple[int, str]]):
         yield from ((value, rule) for value in self.seen.get() if rule)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_subtask_has_the_broadcast_rules(workers: int) -> None:
     job, found = Pipeline("job"), Collect()
     rules = job.from_iterable([(2, "b"), (5, "wrong"), (5, "e")]).broadcast()
@@ -296,7 +298,7 @@ def test_broadcast_rules_outlive_a_crash_and_a_rescale(state: Path) -> None:
     assert sorted(found.values) == [(n, f"rule {key_of(n)}") for n in range(200)]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_split_makes_two_streams_of_one(workers: int) -> None:
     job, even, odd = Pipeline("job"), Collect(), Collect()
     evens, odds = split(job.from_iterable(range(100)), lambda n: n % 2 == 0)
@@ -319,7 +321,7 @@ class Echo(KeyedProcess[int, int]):
         context.output("echo", context.timer_name)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_timers_emit_to_a_side_output_is_not_late(workers: int) -> None:
     job, numbers = by_source(Chunked(20, 2), int)
     echo = numbers.key_by(key_of, name="first").process(Echo, name="echo")
@@ -379,7 +381,7 @@ class Release(KeyedProcess[int, int]):
         yield timestamp
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_idle_source_holds_nobody_back(workers: int, tmp_path: Path) -> None:
     job, found, released = Pipeline("job"), Collect(), tmp_path / "released"
     idle, never = monotonous(timestamp=abs, idle="20ms"), monotonous(timestamp=abs)
@@ -393,7 +395,7 @@ def test_an_idle_source_holds_nobody_back(workers: int, tmp_path: Path) -> None:
     assert sorted(found.values) == list(range(1, 50))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_idle_subtask_behind_the_source_holds_nobody_back(workers: int, tmp_path: Path) -> None:
     job, found, released = Pipeline("job"), Collect(), tmp_path / "released"
     silent = job.source(Waiting(released), name="silent", parallelism=1)
@@ -446,7 +448,7 @@ def ahead(values: list[int]) -> int:
     return most
 
 
-@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("workers", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_alignment_does_not_wait_for_who_has_nothing_to_read(workers: int, tmp_path: Path) -> None:
     job, found, released = Pipeline("job"), Collect(), tmp_path / "released"
     in_group = monotonous(timestamp=abs, idle="50ms", group="all", max_drift="20ms")

@@ -107,7 +107,7 @@ def is_near(left: Order, right: Order) -> bool:
     return -100 <= right[1] - left[1] < 200
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_interval_join_pairs_what_is_near_in_time(workers: int) -> None:
     assert result(by_interval, workers) == pairs_where(is_near)
 
@@ -121,7 +121,7 @@ def is_in_one_window(left: Order, right: Order) -> bool:
     return left[1] // WINDOW_MS == right[1] // WINDOW_MS
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_window_join_pairs_what_is_in_one_window(workers: int) -> None:
     assert result(by_window, workers) == pairs_where(is_in_one_window)
 
@@ -131,7 +131,7 @@ def by_key(job: Pipeline) -> Joined[Any, Any]:
     return orders.join(payments, how="full")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_full_join_pairs_equal_keys_and_puts_out_the_others_alone(workers: int) -> None:
     alone: list[Any] = [(None, right[2]) for right in PAYMENTS if right[0] > 10]
 
@@ -153,12 +153,12 @@ def at_their_times() -> list[Any]:
     return sorted(found, key=str)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_as_of_join_finds_the_version_of_the_time(workers: int) -> None:
     assert result(as_of, workers) == at_their_times()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("window", [Sliding("100ms", "50ms"), Session("70ms")], ids=str)
 def test_co_group_brings_both_sides_of_a_window_together(window: Assigner, workers: int) -> None:
     job, out = Pipeline("joins"), Collect()
@@ -205,7 +205,7 @@ def by_start(ones: list[Order]) -> list[list[Order]]:
     return list(found.values())
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_lookup_join_asks_a_table_by_the_key_of_the_stream(workers: int) -> None:
     def lookup(keys: list[int]) -> dict[int, str]:
         return {key: f"row {key}" for key in keys if key < 6}

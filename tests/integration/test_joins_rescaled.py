@@ -16,6 +16,8 @@ from flowsnap.connectors import Collect, Generator
 from flowsnap.core.operator import Source
 from tests.integration.jobs import NEVER, QUICK, Held, census
 
+pytestmark = pytest.mark.slow
+
 COUNT = 200
 
 Row = tuple[int, int, str]

@@ -38,7 +38,7 @@ from tests.integration.jobs import rows
 FOREVER = 10**9
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_balances_and_money_in_transit_are_the_total(workers: int) -> None:
     with bank.network(FOREVER).start(workers=workers) as run:
         taken = [run.snapshot(who) for who in (["SF"], ["NY"], ["SF", "NY"], [])]
@@ -47,7 +47,7 @@ def test_balances_and_money_in_transit_are_the_total(workers: int) -> None:
     assert [one.violations() for one in taken] == [[]] * 4
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_snapshot_shows_each_token_once(workers: int) -> None:
     with tokens.network(FOREVER).start(workers=workers) as run:
         taken = [run.snapshot([name]) for name in "pqpq"]
@@ -82,7 +82,7 @@ def test_diffusing_computation_is_over_when_its_root_says_so() -> None:
             assert one.events == last.events
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_philosophers_deadlock_and_the_circle_is_found(workers: int) -> None:
     with philosophers.network(count=3, meals=FOREVER).start(workers=workers) as run:
         found = philosophers.deadlock(run.wait(60))

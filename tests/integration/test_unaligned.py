@@ -95,7 +95,9 @@ def totals(out: Path) -> dict[int, int]:
 EXPECTED = {key: len(range(key, RECORDS, KEYS)) for key in range(KEYS)}
 
 
-@pytest.mark.parametrize("parallelism", [1, 2, 3])
+@pytest.mark.parametrize(
+    "parallelism", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))]
+)
 @pytest.mark.parametrize(
     "settings", [{"checkpoint_alignment": "unaligned"}, {"alignment_timeout": "1ms"}], ids=str
 )
@@ -132,7 +134,14 @@ def test_one_checkpoint_of_an_aligned_job_may_be_unaligned(tmp_path: Path, gate:
     handle.wait(60)
 
 
-@pytest.mark.parametrize("initiators", [["totals"], ["slow"], ["totals", "slow", "in"]], ids=str)
+@pytest.mark.parametrize(
+    "initiators",
+    [
+        ["totals", "slow", "in"],
+        *(pytest.param([n], marks=pytest.mark.slow) for n in ("totals", "slow")),
+    ],
+    ids=str,
+)
 def test_checkpoint_may_begin_anywhere(initiators: list[str], tmp_path: Path, gate: Gate) -> None:
     handle = pipeline(tmp_path / "out", slow=gate).start(
         state_dir=tmp_path / "state", batch="1KB", channel_capacity_batches=2, trace=True

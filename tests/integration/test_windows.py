@@ -92,7 +92,7 @@ def joined(one: Any, other: Any) -> Any:
     return one[0], other[1], one[2] + other[2]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "assigner", [Tumbling("10s"), Sliding("20s", "5s"), Session("3s"), TumblingCount(25)], ids=repr
 )
@@ -138,7 +138,7 @@ def test_late_records_come_out_beside() -> None:
     assert len(late.values) + sum(one.value for one in found) == len(events)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_late_records_are_counted_in_the_status(workers: int) -> None:
     job = Pipeline("windows")
     events: list[Event] = [("ann", n, 1) for n in range(9_000)] + [("ann", 3, 1), ("bob", 4, 1)]
@@ -212,7 +212,7 @@ class Pausing:
         return event
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("assigner", [Sliding("20s", "10s"), Session("2s")])
 def test_windows_go_on_from_a_checkpoint_also_with_another_parallelism(
     tmp_path: Path, assigner: Assigner, workers: int
