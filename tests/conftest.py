@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import settings
 
@@ -11,6 +13,11 @@ settings.register_profile("flowsnap", deadline=None, derandomize=True, max_examp
 settings.load_profile("flowsnap")
 
 pytest_plugins = ["pytester"]
+
+
+def pytest_configure() -> None:
+    # A shell starts what it puts into the background with interrupts ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -60,7 +60,7 @@ def test_savepoint_needs_no_file_of_the_job_that_made_it(state: Path, tmp_path: 
     other = numbers(tmp_path / "second.db", state, name="other")
     other.run(state_dir=tmp_path / "else", restore=tmp_path / "moved", quiet=True)
 
-    assert {"file" in one for one in prepared(tmp_path / "moved")} == {True}
+    assert all("file" in one for one in prepared(tmp_path / "moved"))
     after = rows(tmp_path / "second.db")
     assert len(after) == len(set(after))
     assert {*before, *after} == set(range(COUNT))
