@@ -28,6 +28,9 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.argument("names", metavar="[NAME ...]", nargs=-1)
 @click.option("--quick", is_flag=True, help="Small inputs and few rounds: a look, not a figure.")
 @click.option("--json", "json_file", type=_FILE, help="Write the figures here.")
+@click.option(
+    "--update", "kept_file", type=_FILE, help="Put the figures in the place of those in this file."
+)
 @click.option("--compare", "former_file", type=_FILE, help="Show the change since this file.")
 @click.option(
     "--readme", "readme_file", type=_FILE, help="Run nothing; put this file in README.md."
@@ -36,6 +39,7 @@ def main(
     names: tuple[str, ...],
     quick: bool,
     json_file: Path | None,
+    kept_file: Path | None,
     former_file: Path | None,
     readme_file: Path | None,
 ) -> None:
@@ -52,8 +56,24 @@ def main(
             (only,) = record.benchmarks
             record = msgspec.structs.replace(record, name=only.name, rows=only.rows)
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    if kept_file is not None:
+        kept_file.write_bytes(
+            msgspec.json.format(msgspec.json.encode(updated(read(kept_file), record)), indent=2)
+            + b"\n"
+        )
     if former is not None:
         console.print(comparison(record, former))
+
+
+def updated(kept: Record, record: Record) -> Record:
+    """Return what was kept, with the benchmarks of ``record`` in the place of the former ones."""
+    new = {result.name: result for result in record.benchmarks}
+    old = [
+        msgspec.structs.replace(result, commit=result.commit or kept.commit)
+        for result in kept.benchmarks
+    ]
+    merged = [new.pop(result.name, result) for result in old]
+    return msgspec.structs.replace(record, benchmarks=(*merged, *new.values()))
 
 
 def choose(names: tuple[str, ...]) -> dict[str, ModuleType]:
@@ -74,7 +94,8 @@ def run(modules: dict[str, ModuleType], console: Console, *, is_quick: bool) -> 
         with console.status(name) as status:
             harness.listen(partial(_announce, console, status, name))
             rows = tuple(module.run(is_quick))
-        results.append(Result(name=name, question=question, rows=rows))
+        commit = harness.commit()
+        results.append(Result(name=name, question=question, rows=rows, commit=commit))
         console.print(table(results[-1]), "")
     return Record(
         benchmarks=tuple(results),
@@ -143,9 +164,19 @@ def markdown(record: Record) -> str:
             name = result.name if number == 0 else ""
             lines.append(f"| {' | '.join([name, *(cell.replace('|', '/') for cell in cells)])} |")
     on = record.machine
-    where = f"{on['cpu']}, {on['cores']} cores, {on['python']}, commit {record.commit}"
+    where = f"{on['cpu']}, {on['cores']} cores, {on['python']}, {_commits(record)}"
     lines += ["", f"Medians, measured on {where}, by `make bench`."]
     return "\n".join(lines)
+
+
+def _commits(record: Record) -> str:
+    """Return which commit was measured; where there are several, by which benchmark."""
+    found: dict[str, list[str]] = {}
+    for result in record.benchmarks:
+        found.setdefault(result.commit or record.commit, []).append(result.name)
+    if len(found) < 2:
+        return f"commit {next(iter(found), record.commit)}"
+    return "; ".join(f"{', '.join(names)}: commit {commit}" for commit, names in found.items())
 
 
 def read(file: Path) -> Record:

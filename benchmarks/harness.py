@@ -54,11 +54,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """All rows of one benchmark; ``question`` is what it answers."""
+    """All rows of one benchmark; ``question`` is what it answers, ``commit`` what was measured."""
 
     name: str
     question: str = ""
     rows: tuple[Row, ...] = ()
+    commit: str = ""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

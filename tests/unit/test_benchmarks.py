@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 
-from benchmarks.__main__ import comparison, markdown, with_figures
+from benchmarks.__main__ import comparison, markdown, updated, with_figures
 from benchmarks.harness import Record, Result, Rounds, Row, per_second, rounds
 
 
@@ -99,3 +100,16 @@ def test_a_comparison_shows_whether_it_got_better(is_lower_better: bool, colour:
     table = comparison(now, record(100, is_lower_better=is_lower_better))
 
     assert list(table.columns[3].cells) == [f"[{colour}]+50.0%[/]"]
+
+
+def measured(commit: str, *names: str) -> Record:
+    results = tuple(Result(name=name, commit=commit) for name in names)
+    return msgspec.structs.replace(record(1.0), benchmarks=results, commit=commit)
+
+
+def test_update_keeps_what_was_not_measured_again_with_its_commit() -> None:
+    merged = updated(measured("old", "one", "two"), measured("new", "two", "three"))
+
+    found = [(one.name, one.commit) for one in merged.benchmarks]
+    assert found == [("one", "old"), ("two", "new"), ("three", "new")]
+    assert "one: commit old; two, three: commit new" in markdown(merged)
