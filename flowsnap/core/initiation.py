@@ -22,34 +22,35 @@ from flowsnap.core.graph import ExecutionGraph, Index, Partitioning
 from flowsnap.core.ids import OperatorId, TaskId
 
 
-def initiating_tasks(
-    graph: ExecutionGraph, initiators: Collection[OperatorId], *, is_unaligned: bool
-) -> frozenset[TaskId]:
-    """Return the tasks at which a checkpoint is to begin; ``initiators`` are among them."""
-    index = Index.of(graph)
-    heads = (*index.source_tasks, *index.loop_tasks)
-    chains = {c.id for c in graph.chains if not set(initiators).isdisjoint(c.operators)}
-    named = [task.id for task in graph.tasks if task.chain in chains]
-    if not named or not is_unaligned or _has_broadcast(graph):
-        return frozenset((*heads, *named))
-    begun = list(named)
-    reached = _reached(index, begun)
-    for head in heads:
-        if head not in reached:
-            begun.append(head)
-            reached |= _reached(index, [head])
-    return frozenset(begun)
+class Initiation:
+    """Where the checkpoints of a graph begin; what does not depend on who asks is found once."""
 
+    def __init__(self, graph: ExecutionGraph) -> None:
+        self._graph = graph
+        self._index = Index.of(graph)
+        self._heads = (*self._index.source_tasks, *self._index.loop_tasks)
+        self._has_broadcast = any(
+            edge.partitioning is Partitioning.BROADCAST for edge in graph.edges
+        )
 
-def _has_broadcast(graph: ExecutionGraph) -> bool:
-    return any(edge.partitioning is Partitioning.BROADCAST for edge in graph.edges)
+    def tasks(self, initiators: Collection[OperatorId], *, is_unaligned: bool) -> frozenset[TaskId]:
+        """Return the tasks at which a checkpoint is to begin; ``initiators`` are among them."""
+        chains = {c.id for c in self._graph.chains if not set(initiators).isdisjoint(c.operators)}
+        named = [task.id for task in self._graph.tasks if task.chain in chains]
+        if not named or not is_unaligned or self._has_broadcast:
+            return frozenset((*self._heads, *named))
+        begun, reached = list(named), self._reached(named)
+        for head in self._heads:
+            if head not in reached:
+                begun.append(head)
+                reached |= self._reached([head])
+        return frozenset(begun)
 
-
-def _reached(index: Index, tasks: Iterable[TaskId]) -> set[TaskId]:
-    found, waiting = set(tasks), list(tasks)
-    while waiting:
-        for channel in index.outputs(waiting.pop()):
-            if channel.target not in found:
-                found.add(channel.target)
-                waiting.append(channel.target)
-    return found
+    def _reached(self, tasks: Iterable[TaskId]) -> set[TaskId]:
+        found, waiting = set(tasks), list(tasks)
+        while waiting:
+            for channel in self._index.outputs(waiting.pop()):
+                if channel.target not in found:
+                    found.add(channel.target)
+                    waiting.append(channel.target)
+        return found

@@ -126,10 +126,12 @@ class TaskRounds:
 
 
 class TerminationDetector:
-    """When may the loops of one attempt end?"""
+    """When may the loops of one attempt end? ``number`` is that of the last round before."""
 
-    def __init__(self, tasks: Collection[TaskId], sources: Collection[TaskId]) -> None:
-        self.number = 0
+    def __init__(
+        self, tasks: Collection[TaskId], sources: Collection[TaskId], *, number: int = 0
+    ) -> None:
+        self.number = number
         self._tasks = frozenset(tasks)
         self._running = set(sources)
         self._reports: dict[TaskId, RoundReport] = {}

@@ -64,9 +64,9 @@ def channel_state(graph: ExecutionGraph, channel: ChannelSpec, *, is_sent: bool)
     return ChannelState(
         index=0,
         source=OperatorId(operator) if tag else source.operators[-1],
-        source_subtask=_subtask(graph, channel.source),
+        source_subtask=_subtask(channel.source),
         target=target.operators[0],
-        target_subtask=_subtask(graph, channel.target),
+        target_subtask=_subtask(channel.target),
         partitioning=edge.partitioning,
         port=edge.port,
         tag=tag,
@@ -96,8 +96,8 @@ def misdirected(tasks: Sequence[TaskSnapshot], graph: JobGraph) -> list[Operator
     return sorted(wrong)
 
 
-def _subtask(graph: ExecutionGraph, task: TaskId) -> int:
-    return next(one.subtask for one in graph.tasks if one.id == task)
+def _subtask(task: TaskId) -> int:
+    return int(task.rpartition("/")[2])
 
 
 def _ended(old: Sequence[TaskSnapshot]) -> set[tuple[OperatorId, int]]:

@@ -15,7 +15,7 @@ from flowsnap.core import job as life
 from flowsnap.core import requests, restore
 from flowsnap.core.graph import ExecutionGraph
 from flowsnap.core.ids import CheckpointId
-from flowsnap.core.initiation import initiating_tasks
+from flowsnap.core.initiation import Initiation
 from flowsnap.core.manifest import CheckpointManifest
 from flowsnap.core.message import (
     AbortCheckpoint,
@@ -67,6 +67,7 @@ class CheckpointDriver:
 
     def __init__(self, means: Means) -> None:
         self._means = means
+        self._initiation = Initiation(means.graph)
         self._asked = AskedCheckpoints()
         self._uncommitted: deque[requests.Completed] = deque()
         self._is_whole = False  # the final checkpoint: it holds the end of every task
@@ -162,7 +163,7 @@ class CheckpointDriver:
             TriggerCheckpoint(
                 attempt=attempt.id,
                 checkpoint_id=checkpoint_id,
-                tasks=initiating_tasks(means.graph, wish.initiators, is_unaligned=timeout_ms == 0),
+                tasks=self._initiation.tasks(wish.initiators, is_unaligned=timeout_ms == 0),
                 is_final=wish.is_final,
                 timeout_ms=timeout_ms,
             )

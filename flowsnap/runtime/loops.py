@@ -55,12 +55,12 @@ class LoopRounds:
         """Return when ``time_passed`` is wanted."""
         return None if self._detector is None else self._detector.next_deadline_ms()
 
-    def _next_stage(self) -> TerminationDetector | None:
+    def _next_stage(self, number: int = 0) -> TerminationDetector | None:
         stage = next(self._stages, None)
         if stage is None:
             return None
         self._loops, feeders = stage
-        return TerminationDetector(self._tasks, feeders - self._ended)
+        return TerminationDetector(self._tasks, feeders - self._ended, number=number)
 
     def _carry_out(self, actions: list[Action]) -> list[ToWorker]:
         messages: list[ToWorker] = []
@@ -77,10 +77,7 @@ class LoopRounds:
         assert self._detector is not None
         LOG.info("%s: the loops have come to rest", self._detector.describe())
         end = EndOfLoops(attempt=self._attempt, loops=self._loops)
-        number, self._detector = self._detector.number, self._next_stage()
-        if self._detector is None:
-            return [end]
-        self._detector.number = number  # Tasks look at each round once.
+        self._detector = self._next_stage(self._detector.number)  # A round is looked at once.
         return [end, *self.start()]
 
 

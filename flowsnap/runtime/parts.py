@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import msgspec
+
 from flowsnap.core.aligner import Aligner
 from flowsnap.core.commit import SinkCommits
 from flowsnap.core.element import Batch
@@ -20,7 +22,7 @@ from flowsnap.errors import LocalProtocolError
 from flowsnap.runtime.chain import Chain
 from flowsnap.runtime.channel_state import Recording
 from flowsnap.runtime.clock import SystemClock, now_ns
-from flowsnap.runtime.input import InputChannel, SourceInput
+from flowsnap.runtime.input import FeedbackChannel, InputChannel, SourceInput
 from flowsnap.runtime.output import Router
 from flowsnap.runtime.tracing import Tracer
 from flowsnap.state.backend import Persist, StateBackend
@@ -104,6 +106,10 @@ class TaskParts:
             OperatorMetrics(name, counter.records_in, counter.records_out, counted.get(name, {}))
             for name, counter in self.chain.counters()
         ]
+        if dropped := sum(c.dropped for c in self.inputs if isinstance(c, FeedbackChannel)):
+            loop = operators[0]
+            counters = {**loop.counters, "dropped at the end": dropped}
+            operators[0] = msgspec.structs.replace(loop, counters=counters)
         if self.source is not None:
             read = self.source.records_read
             operators.insert(0, OperatorMetrics(self.chain_spec.operators[0], read, read))

@@ -103,6 +103,8 @@ class Snapshotter:
 
     def step(self) -> bool:
         """Do one slice of work; return whether more is waiting for the loop's thread."""
+        for pending in self._uploading:
+            self._begin_channels(pending)
         while self._uploading and self._finished(self._uploading[0]):
             self._acknowledge(self._uploading.popleft())
         if self._queue:
@@ -210,16 +212,18 @@ class Snapshotter:
     def _finished(self, pending: _Pending) -> bool:
         if pending.upload is not None and not pending.upload.done():
             return False
+        if pending.channels is not None:
+            return pending.channels.done()
         recording = pending.snapshot.recording
-        if pending.channels is not None and not pending.channels.done():
-            return False
-        if pending.is_aborted or recording is None:
-            return True
-        if not recording.is_complete:
-            return False  # Something may still be in transit.
-        if pending.channels is None and recording.states():
+        return pending.is_aborted or recording is None or recording.is_complete
+
+    def _begin_channels(self, pending: _Pending) -> None:
+        """Have what was in transit stored, once nothing more can come."""
+        recording = pending.snapshot.recording
+        if pending.channels is not None or pending.is_aborted or recording is None:
+            return
+        if recording.is_complete and recording.states():
             pending.channels = self._pool.submit(self._store_channels, pending, recording)
-        return pending.channels is None or pending.channels.done()
 
     def _store_channels(self, pending: _Pending, recording: Recording) -> FileHandle:
         snapshot = pending.snapshot

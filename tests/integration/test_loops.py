@@ -115,6 +115,21 @@ def test_more_than_fits_into_memory_goes_round() -> None:
     assert len(out.values) == 9**5
 
 
+def test_what_is_fed_back_at_the_very_end_is_counted_and_told() -> None:
+    drawn, out = Pipeline("last"), Collect()
+    loop = drawn.loop("again")
+    counted = drawn.from_iterable([1, 2, 3]).union(loop).key_by(lambda n: n % 2)
+    totals = counted.count(emit="final", name="totals").map(lambda pair: pair[1], name="number")
+    loop.feed(totals)
+    totals.sink(out)
+    handle = drawn.start()
+
+    assert handle.wait(60).state == "finished"
+    assert sorted(out.values) == [1, 2]
+    [again] = [one for one in handle.status().operators if one.name == "again"]
+    assert again.counters == {"dropped at the end": 2}
+
+
 @pytest.mark.parametrize("alignment", ["aligned", "unaligned"])
 def test_what_goes_round_is_in_the_snapshot_and_goes_on_from_there(
     alignment: str, tmp_path: Path

@@ -12,7 +12,7 @@ from flowsnap.core.graph import (
     build_execution_graph,
 )
 from flowsnap.core.ids import OperatorId
-from flowsnap.core.initiation import initiating_tasks
+from flowsnap.core.initiation import Initiation
 
 
 def graph(*, partitioning: Partitioning = Partitioning.HASH) -> ExecutionGraph:
@@ -38,23 +38,23 @@ def names(tasks: frozenset[str]) -> set[str]:
 
 
 def test_ordinarily_it_begins_at_all_sources_and_loops() -> None:
-    assert names(initiating_tasks(graph(), (), is_unaligned=True)) == {"a", "b", "loop"}
+    assert names(Initiation(graph()).tasks((), is_unaligned=True)) == {"a", "b", "loop"}
 
 
 def test_unaligned_it_begins_where_it_is_asked_to_and_where_no_barrier_would_come() -> None:
-    tasks = initiating_tasks(graph(), [OperatorId("body")], is_unaligned=True)
+    tasks = Initiation(graph()).tasks([OperatorId("body")], is_unaligned=True)
 
     assert names(tasks) == {"a", "b", "body"}
 
 
 def test_source_that_initiates_is_no_exception_from_the_others() -> None:
-    tasks = initiating_tasks(graph(), [OperatorId("a")], is_unaligned=True)
+    tasks = Initiation(graph()).tasks([OperatorId("a")], is_unaligned=True)
 
     assert names(tasks) == {"a", "b", "loop"}
 
 
 def test_aligned_it_begins_at_all_sources_and_loops_as_well() -> None:
-    tasks = initiating_tasks(graph(), [OperatorId("body")], is_unaligned=False)
+    tasks = Initiation(graph()).tasks([OperatorId("body")], is_unaligned=False)
 
     assert names(tasks) == {"a", "b", "loop", "body"}
 
@@ -62,6 +62,6 @@ def test_aligned_it_begins_at_all_sources_and_loops_as_well() -> None:
 def test_with_a_broadcast_it_begins_as_an_aligned_one() -> None:
     broadcast = graph(partitioning=Partitioning.BROADCAST)
 
-    tasks = initiating_tasks(broadcast, [OperatorId("body")], is_unaligned=True)
+    tasks = Initiation(broadcast).tasks([OperatorId("body")], is_unaligned=True)
 
     assert names(tasks) == {"a", "b", "loop", "body"}
