@@ -309,12 +309,13 @@ def _chains(graph: JobGraph) -> tuple[ChainSpec, ...]:
     parallelism = {operator.name: operator.parallelism for operator in graph.operators}
     fused = {edge.target: edge.source for edge in _fused_edges(graph)}
     members: dict[OperatorId, list[OperatorId]] = {}  # by the operator a chain ends with so far
-    for name in _topological(graph):
+    order = _topological(graph)
+    for name in order:
         chain = members.pop(fused[name]) if name in fused else []
         members[name] = [*chain, name]
     # An edge between chains leaves a last operator and enters a first one, so that the order of
     # the first operators is an order of the chains.
-    position = {name: index for index, name in enumerate(_topological(graph))}
+    position = {name: index for index, name in enumerate(order)}
     ordered = sorted(members.values(), key=lambda chain: position[chain[0]])
     return tuple(
         ChainSpec(ChainId(index), tuple(chain), parallelism[chain[0]])

@@ -49,6 +49,7 @@ from flowsnap.errors import CheckpointError, ManifestCorrupt
 FORMAT_VERSION = 1
 
 _TAIL = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n}\n')
+_PLAIN = frozenset({type(None), bool, int, str})
 _TAGGED = b'"$'  # what is no JSON goes under such keys
 _TAIL_BYTES = len(',\n  "sha256": ""\n}\n') + 64
 
@@ -206,9 +207,10 @@ def files(manifest: CheckpointManifest) -> tuple[FileHandle, ...]:
     """Return every file that a checkpoint consists of, each path once, in the tasks' order."""
     handles: dict[str, FileHandle] = {}
     for task in manifest.tasks:
-        own = task.state.files if task.state is not None else ()
-        more = () if task.channel_file is None else (task.channel_file,)
-        handles |= {handle.path: handle for handle in (*own, *more)}
+        for handle in () if task.state is None else task.state.files:
+            handles[handle.path] = handle
+        if task.channel_file is not None:
+            handles[task.channel_file.path] = task.channel_file
     return tuple(handles.values())
 
 
@@ -293,16 +295,16 @@ def _verify_paths(manifest: CheckpointManifest) -> None:
 
 
 def _to_json(value: Any) -> Any:
+    if type(value) in _PLAIN or isinstance(value, (int, str)):  # the most by far
+        return value
     match value:
-        case None | bool() | int() | str():
-            return value
         case float():
             return value if math.isfinite(value) else {"$float": repr(value)}
         case bytes():
             return {"$bytes": base64.b64encode(value).decode()}
         case list() | tuple():
             return [_to_json(item) for item in value]
-        case dict() if all(isinstance(key, str) and not key.startswith("$") for key in value):
+        case dict() if all(type(key) is str and key[:1] != "$" for key in value):
             return {key: _to_json(item) for key, item in value.items()}
         case dict():
             if any(isinstance(key, (list, tuple, dict)) for key in value):
@@ -313,6 +315,8 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(value: Any) -> Any:
+    if type(value) in _PLAIN or isinstance(value, float):
+        return value
     match value:
         case list():
             return [_from_json(item) for item in value]
@@ -322,7 +326,5 @@ def _from_json(value: Any) -> Any:
             return float(text)
         case {"$map": list(pairs)}:
             return {_from_json(key): _from_json(item) for key, item in pairs}
-        case dict():
-            return {key: _from_json(item) for key, item in value.items()}
         case _:
-            return value
+            return {key: _from_json(item) for key, item in value.items()}

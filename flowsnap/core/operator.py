@@ -11,7 +11,7 @@ lists of a batch are shared with other consumers and must not be changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, compress, repeat
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ __all__ = [
     "MISSING",
     "KeyedTable",
     "LazyOperator",
+    "Misfits",
     "Operator",
     "OperatorContext",
     "Sink",
@@ -271,6 +272,10 @@ class SinkContext(msgspec.Struct, frozen=True, kw_only=True):
     attempt: AttemptId
 
 
+Misfits = Callable[[Batch], dict[int, str]]
+"""Which records of a batch can a sink not take: why not, by index, in order, without values."""
+
+
 class Sink:
     """Where records go.
 
@@ -291,6 +296,15 @@ class Sink:
 
     def on_finish(self) -> None:
         """Take note, in the submitting process, that the job has ended and committed everything."""
+
+    def misfits(self, context: SinkContext) -> Misfits | None:
+        """Return what tells the records that ``write`` would fail on; None: nothing does.
+
+        Called in place of ``open``, on a copy that is asked for nothing else; ``context`` does not
+        have the ``run_id``. What it returns is shown each batch before the sink gets it, where
+        dead letters are asked for: records that do not fit never come to the sink.
+        """
+        return None
 
     def open(self, context: SinkContext) -> None:
         """Make everything that changes while the sink runs."""

@@ -77,6 +77,10 @@ class TaskCheckpoints:
         """Begin a checkpoint here, at the next step."""
         self._triggers.append((checkpoint_id, timeout_ms))
 
+    def is_called(self, now_ms: int) -> bool:
+        """Whether ``step`` has anything to do."""
+        return bool(self._announced or self._triggers) or self._is_overdue(now_ms)
+
     def step(self, now_ms: int) -> bool:
         """Take what has been triggered or announced; return whether anything came of it.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from flowsnap.core.graph import (
 )
 from flowsnap.core.ids import ChannelId, CheckpointId, OperatorId, TaskId, WorkerId
 from flowsnap.core.key import encode_keys, key_groups
-from flowsnap.core.manifest import FileHandle
+from flowsnap.core.manifest import ChannelState, FileHandle
 from flowsnap.core.message import Deploy, TaskAssignment
 from flowsnap.core.operator import SinkContext, Source
 from flowsnap.core.transit import channel_state
@@ -82,6 +83,11 @@ class Builder:
         size = len(deploy.graph.tasks)
         self._tracers = {task.id: Tracer(place, size) for place, task in places}
         self._own = [task for task in deploy.graph.tasks if task.worker == worker]
+        self._into: dict[TaskId, list[ChannelSpec]] = {task.id: [] for task in self._own}
+        self._out_of: dict[TaskId, list[ChannelSpec]] = {task.id: [] for task in self._own}
+        for channel in deploy.graph.channels:
+            self._into.get(channel.target, []).append(channel)
+            self._out_of.get(channel.source, []).append(channel)
 
     def build(self, events: TaskEvents, deliver: Deliver, grant: Grant) -> list[BuiltTask]:
         """Return this worker's tasks, restored and ready to start.
@@ -238,11 +244,8 @@ class Builder:
         return Path(self._deploy.work_directory) / _directory_name(task.id)
 
     def _inputs(self, task: TaskSpec, grant: Grant) -> list[InputChannel]:
-        return [
-            self._input(channel, self._directory(task), grant)
-            for channel in self._deploy.graph.channels
-            if channel.target == task.id
-        ]
+        directory = self._directory(task)
+        return [self._input(channel, directory, grant) for channel in self._into[task.id]]
 
     def _input(self, channel: ChannelSpec, directory: Path, grant: Grant) -> InputChannel:
         capacity = self._deploy.config.channel_capacity_batches
@@ -259,12 +262,14 @@ class Builder:
     def _recordings(self, task: TaskSpec) -> Callable[[CheckpointId], Recording]:
         """Return what makes the recording of a checkpoint's channel state."""
         directory, graph = self._directory(task), self._deploy.graph
-        channels = {
-            channel.id: channel_state(graph, channel, is_sent=channel.target != task.id)
-            for channel in graph.channels
-            if task.id in {channel.source, channel.target}
-        }
-        return lambda id_: Recording(directory / f"channels-{id_}", channels)
+        received, sent = self._into[task.id], self._out_of[task.id]
+
+        @cache  # Nothing is ever recorded by most.
+        def channels() -> dict[ChannelId, ChannelState]:
+            found = {one.id: channel_state(graph, one, is_sent=True) for one in sent}
+            return found | {one.id: channel_state(graph, one, is_sent=False) for one in received}
+
+        return lambda id_: Recording(directory / f"channels-{id_}", channels())
 
     def _transit(self, task: TaskSpec, assignment: TaskAssignment) -> Restored:
         """Return what was in transit to a task; its files are fetched, and verified."""
@@ -301,9 +306,8 @@ class Builder:
 
     def _outputs(self, task: TaskSpec) -> dict[int, list[ChannelSpec]]:
         by_edge: dict[int, list[ChannelSpec]] = {}
-        for channel in self._deploy.graph.channels:
-            if channel.source == task.id:
-                by_edge.setdefault(channel.edge, []).append(channel)
+        for channel in self._out_of[task.id]:
+            by_edge.setdefault(channel.edge, []).append(channel)
         return dict(sorted(by_edge.items()))
 
     def _router(
@@ -329,11 +333,7 @@ class Builder:
 
     def _aligner(self, task: TaskSpec) -> Aligner | None:
         edges = self._deploy.graph.edges
-        inputs = {
-            channel.id: edges[channel.edge]
-            for channel in self._deploy.graph.channels
-            if channel.target == task.id
-        }
+        inputs = {channel.id: edges[channel.edge] for channel in self._into[task.id]}
         if not inputs:
             return None
         return Aligner(

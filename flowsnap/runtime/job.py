@@ -31,7 +31,7 @@ from flowsnap.runtime.local import LocalLauncher
 from flowsnap.runtime.recovery import Recovery, Wanted
 from flowsnap.runtime.status import JobResult, JobStatus
 from flowsnap.storage import layout
-from flowsnap.storage.object_url import StateDir
+from flowsnap.storage.object_url import StateDir, as_state_dir
 from flowsnap.storage.opening import open_job
 from flowsnap.storage.requests import Mailbox
 from flowsnap.transport.control import ControlServer, MemoryControl
@@ -64,8 +64,8 @@ class JobHandle:
         """Return the worker processes that run: worker id to process id."""
         return {int(worker): pid for worker, pid in self._driver.worker_pids().items()}
 
-    def savepoint(self, name: str | None = None, *, timeout_s: float | None = None) -> Path:
-        """Make a savepoint of the running job, and return its directory once it is complete.
+    def savepoint(self, name: str | None = None, *, timeout_s: float | None = None) -> StateDir:
+        """Make a savepoint of the running job, and return where it is once it is complete.
 
         It holds all that was read until the call, and perhaps a little more. Without ``name`` it is
         called after its checkpoint. After a timeout it may still come to be.
@@ -79,7 +79,7 @@ class JobHandle:
         result = self._driver.await_result(request_id, timeout_s, drives=self._thread is None)
         if result.error:
             raise _refused(result)
-        return Path(result.savepoint)
+        return as_state_dir(result.savepoint)
 
     def checkpoint(
         self,

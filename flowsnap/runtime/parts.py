@@ -126,13 +126,14 @@ class TaskTimes:
         self._backpressured_ns = 0
         self._blocked_since_ns = 0
 
-    def blocked(self, is_blocked: bool) -> None:
-        """Take note whether output waits for credit now."""
+    def blocked(self, is_blocked: bool) -> bool:
+        """Take note whether output waits for credit now, and return it."""
         if is_blocked and not self._blocked_since_ns:
             self._blocked_since_ns = now_ns()
         elif self._blocked_since_ns and not is_blocked:
             self._backpressured_ns += now_ns() - self._blocked_since_ns
             self._blocked_since_ns = 0
+        return is_blocked
 
     @property
     def backpressured_ns(self) -> int:

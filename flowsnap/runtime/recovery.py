@@ -23,18 +23,19 @@ from flowsnap.runtime.attempt import CodeBlob, Deployment
 from flowsnap.runtime.definition import PipelineDefinition
 from flowsnap.runtime.watcher import InvariantCheck
 from flowsnap.serialize import code_sha256
-from flowsnap.storage import export
+from flowsnap.storage import keeping
 from flowsnap.storage import savepoint as savepoints
 from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.storage.object_url import StateDir
 from flowsnap.storage.record import Completion
-from flowsnap.storage.savepoint import Savepoint
+from flowsnap.storage.savepoint import SavepointFiles
 from flowsnap.storage.store import CheckpointStore
 
 LOG = logging.getLogger("flowsnap")
 LATEST, FRESH = "latest", "fresh"
 
-Wanted = str | int | Path
-"""What to begin with: "latest", "fresh", the id of a checkpoint, or the path of a savepoint."""
+Wanted = str | int | StateDir
+"""What to begin with: "latest", "fresh", the id of a checkpoint, or the place of a savepoint."""
 
 
 class Recovery:
@@ -82,7 +83,7 @@ class Recovery:
             RestoreError: the wanted checkpoint does not exist, or the pipeline does not fit it.
         """
         self._directory.clean_leftovers()
-        savepoint = savepoints.find(self._wanted) if isinstance(self._wanted, Path) else None
+        savepoint = None if isinstance(self._wanted, str | int) else keeping.find(self._wanted)
         self._restored = self._choose() if savepoint is None else savepoint.manifest
         if self._restored is not None:
             self._check(self._restored)
@@ -105,7 +106,7 @@ class Recovery:
                 )
             )
 
-    def _begin(self, savepoint: Savepoint | None) -> None:
+    def _begin(self, savepoint: SavepointFiles | None) -> None:
         """Begin a run, unless the current one goes on; a savepoint is brought in first."""
         if savepoint is not None:
             size_bytes = manifests.size_bytes(savepoint.manifest)
@@ -207,9 +208,9 @@ class Recovery:
         Raises:
             ConfigError: it is no name, or there is one already.
         """
-        export.check_new(self._directory, name)
+        keeping.check_new(self._directory, name)
 
-    def export(self, checkpoint_id: CheckpointId, name: str) -> Path:
+    def export(self, checkpoint_id: CheckpointId, name: str) -> StateDir:
         """Make a savepoint of a complete checkpoint that is not retired yet; return where it is.
 
         Raises:
@@ -217,7 +218,7 @@ class Recovery:
             RestoreError: there is no such checkpoint.
             StorageError: the disk failed.
         """
-        return export.export(self._directory, checkpoint_id, name)
+        return keeping.export(self._directory, checkpoint_id, name)
 
     def record_completion(self, completion: Completion) -> None:
         """Record how long the end of a checkpoint took; a failure is only said."""

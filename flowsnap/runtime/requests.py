@@ -11,7 +11,6 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from flowsnap.core import coordinator as checkpoints
@@ -20,6 +19,7 @@ from flowsnap.core import requests
 from flowsnap.core.ids import CheckpointId
 from flowsnap.core.requests import Request, RequestKind, Requests, Result
 from flowsnap.errors import ConfigError, FlowsnapError, StorageError
+from flowsnap.storage.object_url import StateDir
 from flowsnap.storage.requests import Mailbox
 
 LOG = logging.getLogger("flowsnap")
@@ -32,7 +32,7 @@ class Exporter(Protocol):
     def check_savepoint(self, name: str) -> None:
         """Raise ConfigError where no savepoint of this name can be made."""
 
-    def export(self, checkpoint_id: CheckpointId, name: str) -> Path:
+    def export(self, checkpoint_id: CheckpointId, name: str) -> StateDir:
         """Make a savepoint of a complete checkpoint."""
 
 
@@ -114,7 +114,7 @@ class RequestDesk:
         try:
             if request.savepoint is not None:
                 self._exporter.check_savepoint(request.savepoint)
-        except ConfigError as error:
+        except (ConfigError, StorageError) as error:
             self._answer(request.id, _failure("running", error))
             return
         self.tell(requests.Asked(request))

@@ -35,6 +35,7 @@ from flowsnap.runtime.clock import now_ns
 from flowsnap.runtime.input import FeedbackChannel, InputChannel
 from flowsnap.runtime.output import OutputChannel
 from flowsnap.runtime.parts import Pace, TakenSnapshot, TaskEvents, TaskParts, TaskTimes, Transit
+from flowsnap.runtime.rest import Rest
 from flowsnap.runtime.sink_output import sink_output
 from flowsnap.runtime.spill import SpillQueue
 
@@ -56,7 +57,7 @@ class TaskRunner:
         self.is_loop = any(channel.is_feedback for channel in parts.inputs)
         self._parts = parts
         self._chain = parts.chain
-        self.source = self._source = parts.source
+        self.source = parts.source
         self._blocked: set[ChannelId] = set() if parts.aligner is None else parts.aligner.blocked
         self._events = events
         self._sink = sink_output(parts, events)
@@ -77,7 +78,7 @@ class TaskRunner:
         self._is_stopped = False
         self._has_partial, self._partial_due_ms = False, 0
         self._now_ms = 0
-        self._times, self._pace = TaskTimes(), Pace()
+        self._times, self._pace, self.rest = TaskTimes(), Pace(), Rest()
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -102,8 +103,8 @@ class TaskRunner:
                 if isinstance(channel.queue, SpillQueue):
                     stack.callback(channel.queue.close)
             stack.callback(self._chain.close)
-            if self._source is not None:
-                stack.callback(self._source.close)
+            if self.source is not None:
+                stack.callback(self.source.close)
 
     # --- one step -----------------------------------------------------------------------------
 
@@ -112,11 +113,12 @@ class TaskRunner:
         self._now_ms = now_ms
         if self._sink is not None and not self._sink.step():
             return False
-        if self._checkpoints.has_open and self._checkpoints.push_out(now_ms):
+        checkpoints = self._checkpoints
+        if checkpoints.has_open and checkpoints.push_out(now_ms):
             return True
-        if self._may_cut() and self._checkpoints.step(now_ms):
+        if checkpoints.is_called(now_ms) and self._may_cut() and checkpoints.step(now_ms):
             return True
-        if self._is_backpressured():
+        if self._times.blocked(self.waits_for() is not None):
             return False
         worked = self._step_clocked() and self._work(now_ms)
         if self._has_partial and (not worked or now_ms >= self._partial_due_ms):
@@ -128,7 +130,7 @@ class TaskRunner:
             return self._restore_transit(self._transit)
         if self._last_output is not None:
             return self._drain(self._last_output)
-        return self._read(now_ms) if self._source is not None else self._consume(now_ms)
+        return self._read(now_ms) if self.source is not None else self._consume(now_ms)
 
     def _restore_transit(self, transit: Iterator[Transit]) -> bool:
         """Process the next batch of what was in transit at the restored cut."""
@@ -162,8 +164,8 @@ class TaskRunner:
         timer_ms = self._chain.next_processing_time_ms()
         if timer_ms is not None and not has_ended:
             due.append(now_ms + max(0, timer_ms - self._parts.wall_ms()))
-        if not (self._source is None or self._source.is_exhausted or self._is_stopped):
-            due.append(max(now_ms, self._source.next_read_ms()))
+        if not (self.source is None or self.source.is_exhausted or self._is_stopped):
+            due.append(max(now_ms, self.source.next_read_ms()))
         return min(due, default=None)
 
     def _may_cut(self) -> bool:
@@ -171,12 +173,10 @@ class TaskRunner:
 
     def waits_for(self) -> OperatorId | None:
         """Return the operator whose missing credit holds this task back."""
-        return next((channel.target for channel in self.outputs if channel.backlog), None)
-
-    def _is_backpressured(self) -> bool:
-        is_blocked = any(channel.backlog for channel in self.outputs)
-        self._times.blocked(is_blocked)
-        return is_blocked
+        for channel in self.outputs:
+            if channel.backlog:
+                return channel.target
+        return None
 
     def _step_clocked(self) -> bool:
         """Do what the wall clock and asynchronous operators ask for; False: no batch now."""
@@ -195,7 +195,7 @@ class TaskRunner:
         return self._last_output is not None or self._chain.can_accept()
 
     def _read(self, now_ms: int) -> bool:
-        source = self._source
+        source = self.source
         assert source is not None
         if self.state is not TaskState.RUNNING or self._is_stopped:
             return False
@@ -213,10 +213,9 @@ class TaskRunner:
         return batch is not None or source.is_exhausted
 
     def _consume(self, now_ms: int) -> bool:
-        for _ in range(len(self._order)):
-            channel = self._order[0]
-            self._order.rotate(-1)
+        for turn, channel in enumerate(self._order, 1):
             if channel.queue and channel.id not in self._blocked:
+                self._order.rotate(-turn)
                 started = now_ns()
                 self._take(channel, channel.queue.popleft(), now_ms)
                 self._times.busy_ns += now_ns() - started
@@ -288,12 +287,12 @@ class TaskRunner:
 
     def align(self, minimums: Mapping[str, int]) -> None:
         """Have a source wait for the others of its group, or read on."""
-        if self._source is not None and self._source.time is not None:
-            self._source.align(minimums.get(self._source.time.settings.group))
+        if self.source is not None and self.source.time is not None:
+            self.source.align(minimums.get(self.source.time.settings.group))
 
     def holds_back(self, now_ms: int) -> WatermarkReport | None:
         """Return how far this task lets its group of sources come; None: it is in no group."""
-        time = None if self._source is None else self._source.time
+        time = None if self.source is None else self.source.time
         if time is None or not time.settings.group:
             return None
         is_reading = self.state is TaskState.RUNNING and not self._is_stopped
@@ -407,7 +406,7 @@ class TaskRunner:
             self._events.round_seen(report)
 
     def _is_passive(self) -> bool:
-        is_reading = self._source is not None and self.state is not TaskState.ENDED
+        is_reading = self.source is not None and self.state is not TaskState.ENDED
         return not (is_reading or self._transit is not None or self._chain.is_holding)
 
     # --- checkpoints --------------------------------------------------------------------------
@@ -425,8 +424,8 @@ class TaskRunner:
 
     def complete(self, checkpoint_id: CheckpointId) -> None:
         """Tell the source, and commit what the sink prepared up to a completed checkpoint."""
-        if self._source is not None:
-            self._source.complete(checkpoint_id)
+        if self.source is not None:
+            self.source.complete(checkpoint_id)
         if self._sink is not None:
             self._sink.complete(checkpoint_id)
 
@@ -440,7 +439,7 @@ class TaskRunner:
             self._emit(batch)
         self._after_output()
         started = now_ns()
-        splits = () if self._source is None else self._source.positions(checkpoint_id)
+        splits = () if self.source is None else self.source.positions(checkpoint_id)
         failpoint("src.offset_recorded")
         persist = None if self._parts.state is None else self._parts.state.freeze()
         operator_states = self._chain.operator_states()
@@ -450,7 +449,7 @@ class TaskRunner:
         trace = None if self._parts.tracer is None else self._parts.tracer.trace()
         recording = self._checkpoints.cut(cut)
         synchronous_ms = (now_ns() - started) / 1e6
-        if self._source is not None:
+        if self.source is not None:
             failpoint("src.barrier_injected")
         self._events.snapshot_taken(
             TakenSnapshot(
@@ -479,7 +478,7 @@ class TaskRunner:
         """Return the event time that each operator has reached, the source included."""
         reached = self._chain.watermarks()
         watermark_ms = self._watermark_ms()
-        if self._source is not None and watermark_ms is not None:
+        if self.source is not None and watermark_ms is not None:
             reached[self._parts.chain_spec.operators[0]] = watermark_ms
         return reached
 
@@ -487,7 +486,7 @@ class TaskRunner:
 
     def metrics(self) -> TaskMetrics:
         """Return the totals since the attempt began."""
-        done, total = (0, 0) if self._source is None else self._source.progress()
+        done, total = (0, 0) if self.source is None else self.source.progress()
         return TaskMetrics(
             task=self.id,
             operators=self._parts.counted(),

@@ -63,6 +63,7 @@ PROGRESS_INTERVAL_MS = 200
 ALIGN_INTERVAL_MS = 50
 IDLE_MS = 100
 UPLOAD_POLL_MS = 2
+NOT_REACHED = -1
 LOSS_GRACE_MS = 250
 """How long a worker keeps a lost connection to itself: whoever caused it has more to tell."""
 _OWN_FILES = tuple(
@@ -112,7 +113,9 @@ class Worker:
         self._attempt = AttemptId(0)
         self._tasks: list[TaskRunner] = []
         self._inputs: dict[ChannelId, InputChannel] = {}
+        self._receivers: dict[ChannelId, TaskRunner] = {}
         self._outputs: dict[ChannelId, OutputChannel] = {}
+        self._senders: dict[ChannelId, TaskRunner] = {}
         self._snapshots: Snapshotter | None = None
         self._is_running = False
         self._progress_at_ms = 0
@@ -135,7 +138,8 @@ class Worker:
             self._receive()
             now_ms, is_busy = self._clock.now_ms(), False
             for task in self._tasks:
-                is_busy |= task.step(now_ms)
+                if task.rest.until_ms <= now_ms:
+                    is_busy |= _step(task, now_ms)
             task = None
             is_busy |= self._step_snapshots()
             self._report(now_ms)
@@ -147,7 +151,7 @@ class Worker:
     def _idle_ms(self, now_ms: int) -> int:
         if self._snapshots is not None and self._snapshots.is_uploading:
             return UPLOAD_POLL_MS
-        due = [at for task in self._tasks if (at := task.next_step_ms(now_ms)) is not None]
+        due = [task.rest.due_ms for task in self._tasks]
         return max(0, min([*due, self._progress_at_ms, now_ms + IDLE_MS]) - now_ms)
 
     def _receive(self) -> None:
@@ -155,9 +159,9 @@ class Worker:
             return
         for arrived in self.plane.receive():
             if isinstance(arrived, Arrival):
-                self._inputs[arrived.channel].receive(arrived.element)
+                self._hand_over(arrived.channel, arrived.element)
             else:
-                self._outputs[arrived.channel].grant(arrived.credits)
+                self._credit(arrived.channel, arrived.credits)
 
     def _step_snapshots(self) -> bool:
         return self._snapshots is not None and self._snapshots.step()
@@ -201,6 +205,8 @@ class Worker:
                 pass  # What is left belongs to a running attempt.
         if message.attempt != self._attempt or not self._tasks:
             return  # Of an attempt that has failed here meanwhile.
+        for task in self._tasks:
+            task.rest.end()
         self._take_running(message)
 
     def _take_running(self, message: ToWorker) -> None:
@@ -265,7 +271,9 @@ class Worker:
             task = built.runner
             self._tasks.append(task)
             self._inputs.update(task.inputs)
+            self._receivers.update(dict.fromkeys(task.inputs, task))
             self._outputs.update({channel.id: channel for channel in task.outputs})
+            self._senders.update({channel.id: task for channel in task.outputs})
             self._snapshots.register(task.id, built.restored_files)
         self._control.send(Deployed(attempt=self._attempt, worker=self.id))
 
@@ -283,7 +291,8 @@ class Worker:
         self._is_running = False
         self._loss = None
         tasks, self._tasks = self._tasks, []
-        self._inputs, self._outputs = {}, {}
+        self._inputs, self._receivers = {}, {}
+        self._outputs, self._senders = {}, {}
         if self._snapshots is not None:
             self._snapshots.close()
             self._snapshots = None
@@ -324,9 +333,17 @@ class Worker:
 
     # --- channels -----------------------------------------------------------------------------
 
+    def _hand_over(self, channel: ChannelId, element: Element) -> None:
+        self._inputs[channel].receive(element)
+        self._receivers[channel].rest.end()
+
+    def _credit(self, channel: ChannelId, credits: int) -> None:
+        self._outputs[channel].grant(credits)
+        self._senders[channel].rest.end()
+
     def _deliver(self, channel: ChannelId, element: Element) -> int:
         if self._is_local_target[channel]:
-            self._inputs[channel].receive(element)
+            self._hand_over(channel, element)
             return 0
         assert self.plane is not None
         try:
@@ -341,7 +358,7 @@ class Worker:
 
     def _grant(self, channel: ChannelId, credits: int) -> None:
         if self._is_local_source[channel]:
-            self._outputs[channel].grant(credits)
+            self._credit(channel, credits)
         else:
             assert self.plane is not None
             self.plane.grant(channel, credits)
@@ -373,6 +390,17 @@ class Worker:
             Acknowledged(attempt=self._attempt, checkpoint_id=checkpoint_id, snapshot=snapshot)
         )
         failpoint("op.ack_sent")
+
+
+def _step(task: TaskRunner, now_ms: int) -> bool:
+    """Step a task; it rests if it had nothing to do, and nothing has reached it meanwhile."""
+    rest = task.rest
+    rest.due_ms = NOT_REACHED
+    if task.step(now_ms):
+        return True
+    if rest.due_ms == NOT_REACHED:
+        rest.begin(task.next_step_ms(now_ms), now_ms + IDLE_MS)
+    return False
 
 
 def _tell(task: TaskRunner, message: ToWorker) -> None:

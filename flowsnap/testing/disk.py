@@ -79,6 +79,7 @@ class Disk:
         self.faults: dict[int, tuple[int, bool]] = {}  # call: errno, takes effect
         self.points: list[tuple[Point, int, bool]] = []  # where, errno, takes effect
         self._observer = observer
+        self._owned: dict[str, bool] = {}  # by path
         self._inodes = 0
 
     def new_inode(self, actor: Actor) -> Inode:
@@ -88,10 +89,13 @@ class Disk:
 
     def owns(self, path: str) -> bool:
         """Whether a path is on this disk."""
-        if not path.startswith(self.root):
-            return False
-        rest = path[len(self.root) + 1 :]
-        return rest.partition("/")[0] not in layout.LOCAL
+        known = self._owned.get(path)
+        if known is None:
+            rest = path[len(self.root) + 1 :]
+            is_below = path.startswith(self.root)
+            known = is_below and rest.partition("/")[0] not in layout.LOCAL
+            self._owned[path] = known
+        return known
 
     def find(self, path: str) -> Inode | object | None:
         """Return the file, None for a directory, or ``ABSENT``."""

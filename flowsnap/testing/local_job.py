@@ -119,7 +119,7 @@ class LocalWorker(Worker):
 
     def _deploy(self, deploy: Deploy) -> None:
         super()._deploy(deploy)
-        inputs = [task._source for task in self._tasks if task._source is not None]
+        inputs = [task.source for task in self._tasks if task.source is not None]
         for input in inputs:
             if isinstance(input._source, FeedSource):
                 input._source.bind(input)

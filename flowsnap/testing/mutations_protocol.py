@@ -64,7 +64,7 @@ def barrier_ahead_of_the_snapshot(patch: Patch) -> None:
     original = TaskRunner.take_snapshot
 
     def take_snapshot(self: TaskRunner, cut: Any) -> None:
-        source, batch = self._source, None
+        source, batch = self.source, None
         if source is not None and self.state is TaskState.RUNNING:
             batch = source.read(self._now_ms)
         original(self, cut)

@@ -245,7 +245,10 @@ class DataNetwork:
 
     def wire(self, source: WorkerId, target: WorkerId) -> _Wire:
         """Return one direction of a connection."""
-        return self._wires.setdefault((source, target), _Wire())
+        wire = self._wires.get((source, target))
+        if wire is None:
+            wire = self._wires[source, target] = _Wire()
+        return wire
 
     def cut(self, source: WorkerId, target: WorkerId, *, is_orderly: bool) -> None:
         """Lose one direction; unless it is orderly, a suffix of what is under way goes with it."""

@@ -84,8 +84,10 @@ class SharedFilesBackend(MemoryBackend):
         return self._write(bucket, data, f"{self._count:06d}{SUFFIX}")
 
     def _write(self, bucket: int, data: bytes, name: str) -> LocalFile:
-        path = self.directory / "db" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        directory = self.directory / "db"
+        if not self._files:
+            directory.mkdir(parents=True, exist_ok=True)
+        path = directory / name
         path.write_bytes(data)
         file = LocalFile(name, path, len(data), is_shared=True)
         self._files[bucket] = (data, file)
