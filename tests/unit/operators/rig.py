@@ -10,6 +10,7 @@ import copy
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,12 @@ from flowsnap.state.backend import RestoredState
 from flowsnap.state.memory import MemoryBackend
 
 GROUPS = 128
+
+
+@cache
+def _all_rigs() -> tempfile.TemporaryDirectory[str]:
+    """Return where the rigs of this process are: what one has saved may outlive it."""
+    return tempfile.TemporaryDirectory(prefix="flowsnap-rigs-")
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Rig:
         self.out: list[Batch] = []
         self.watermarks: list[int] = []
         self.is_ended = saved is not None and saved.is_ended
-        self._root = Path(tempfile.mkdtemp(prefix="flowsnap-rig-"))
+        self._root = Path(tempfile.mkdtemp(dir=_all_rigs().name))
         states = (
             () if saved is None else (RestoredState(saved.directory, saved.tables, (0, GROUPS)),)
         )
