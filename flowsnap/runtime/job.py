@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -29,6 +26,7 @@ from flowsnap.runtime.job_manager import JobManager, Surroundings
 from flowsnap.runtime.launcher import ProcessLauncher
 from flowsnap.runtime.local import LocalLauncher
 from flowsnap.runtime.recovery import Recovery, Wanted
+from flowsnap.runtime.scratch import Scratch
 from flowsnap.runtime.status import JobResult, JobStatus
 from flowsnap.storage import layout
 from flowsnap.storage.object_url import StateDir, as_state_dir
@@ -163,6 +161,7 @@ class _Driver:
         self._step_local = step_local
         self._server: ControlServer | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._scratch: Scratch | None = None
         self._error: BaseException | None = None
         self._result: JobResult | None = None
         self._is_started = False
@@ -216,6 +215,10 @@ class _Driver:
         """Sleep on this server's socket between rounds, and end its context with the job."""
         self._server, self._context = server, context
 
+    def owns(self, scratch: Scratch) -> None:
+        """Remove this directory when the job has ended."""
+        self._scratch = scratch
+
     def run(self, timeout_s: float | None = None) -> None:
         """Run the job to its end, or for ``timeout_s``."""
         if self.is_closed:
@@ -268,6 +271,8 @@ class _Driver:
             return
         try:
             with ExitStack() as stack:
+                if self._scratch is not None:
+                    stack.callback(self._scratch.remove)
                 if self._context is not None:
                     stack.callback(self._context.destroy, linger=0)
                 stack.callback(self._manager.close)
@@ -304,13 +309,13 @@ def start_job(
     graph = build_execution_graph(definition.graph, config.workers)
     if config.workers:
         pickle_definition(definition)  # what cannot travel is found before anything is touched
-    scratch = Path(tempfile.mkdtemp(prefix="flowsnap-"))  # which mkdtemp makes 0700
+    scratch = Scratch.make()
     try:
-        directory = open_job(state_dir or scratch / "state", definition.graph.name)
+        directory = open_job(state_dir or scratch.path / "state", definition.graph.name)
     except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.remove()
         raise
-    recovery = Recovery(directory, definition, scratch, restore, allowed)
+    recovery = Recovery(directory, definition, scratch.path, restore, allowed)
     mailbox = Mailbox(directory.root / layout.REQUESTS)
     try:
         mailbox.open()
@@ -320,7 +325,9 @@ def start_job(
         driver = _driver(definition, config, graph, recovery, mailbox)
     except BaseException:
         recovery.close()
+        scratch.remove()
         raise
+    driver.owns(scratch)
     return JobHandle(driver, in_thread=in_thread)
 
 

@@ -1,0 +1,80 @@
+"""The temporary directory of one running job: sockets, code, and all state if it is kept nowhere.
+
+It goes with the job. Of a job manager that was killed it stays behind, and goes when the next one
+of the same user makes its own: a lock in it, which falls with its process, says who is still alive.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+from typing import Self
+
+from flowsnap.errors import ConfigError
+from flowsnap.storage.ownership import OwnerLock
+
+PREFIX = "flowsnap-"
+LOCK = "owner.lock"
+
+
+class Scratch:
+    """A private directory (mode 0700) that is ours for as long as the process holds its lock."""
+
+    def __init__(self, path: Path, lock: OwnerLock) -> None:
+        self.path = path
+        self._lock = lock
+
+    @classmethod
+    def make(cls, parent: Path | None = None) -> Self:
+        """Remove what killed job managers have left behind, and make a new one in ``parent``.
+
+        ``parent``: where temporary files go, if it is None.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        parent = Path(tempfile.gettempdir()) if parent is None else parent
+        remove_left_behind(parent)
+        try:
+            path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))  # which mkdtemp makes 0700
+        except OSError as error:
+            raise ConfigError(
+                f"cannot make a temporary directory in {parent}: {error.strerror}"
+            ).hint("set TMPDIR to a directory that can be written to") from error
+        return cls(path, OwnerLock.acquire(path / LOCK))
+
+    def remove(self) -> None:
+        """Delete it; what cannot be deleted stays."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.release()
+
+
+def remove_left_behind(parent: Path) -> list[Path]:
+    """Remove the directories of our user's job managers that have died; return them.
+
+    One without a lock is left alone: it may be about to get it.
+    """
+    removed = []
+    for path in sorted(parent.glob(f"{PREFIX}*")):
+        lock = _abandoned(path)
+        if lock is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            lock.release()
+            removed.append(path)
+    return removed
+
+
+def _abandoned(path: Path) -> OwnerLock | None:
+    """Return the lock of a directory whose process has died, which is ours then."""
+    try:
+        status = path.lstat()
+        if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode):
+            return None  # Somebody else's, who may want us to delete something of ours.
+        if not (path / LOCK).lstat().st_size:
+            return None  # It is being locked just now.
+        return OwnerLock.acquire(path / LOCK)
+    except (OSError, ConfigError):
+        return None
