@@ -46,7 +46,7 @@ FAULTS: dict[str, str] = {
     "F22": "the input is gone or shorter",
     "F23": "the sink is down, refuses, does not answer, or forgets",
     "F24": "the clock jumps",
-    "F25": "stop, cancel and a death at the same time",
+    "F25": "savepoints, stop, cancel and a death at the same time",
     "F26": "another number of workers, while something fails",
     "F28": "no file descriptors are left",
     "F29": "a socket is stale, taken, or a stranger knocks",

@@ -72,6 +72,7 @@ class Builder:
         self._worker = worker
         self._code = code
         self._writer = writer
+        self._work_directory = Path(deploy.work_directory)
         self._chains = {chain.id: chain for chain in deploy.graph.chains}
         self._tasks = {task.id: task for task in deploy.graph.tasks}
         self._assignments = {assignment.task: assignment for assignment in deploy.assignments}
@@ -241,7 +242,7 @@ class Builder:
     # --- channels -----------------------------------------------------------------------------
 
     def _directory(self, task: TaskSpec) -> Path:
-        return Path(self._deploy.work_directory) / _directory_name(task.id)
+        return self._work_directory / _directory_name(task.id)
 
     def _inputs(self, task: TaskSpec, grant: Grant) -> list[InputChannel]:
         directory = self._directory(task)

@@ -24,7 +24,7 @@ from flowsnap.runtime.clock import SystemClock
 from flowsnap.runtime.definition import PipelineDefinition, pickle_definition
 from flowsnap.runtime.job_manager import JobManager, Surroundings
 from flowsnap.runtime.launcher import ProcessLauncher
-from flowsnap.runtime.local import LocalLauncher
+from flowsnap.runtime.local import local_launcher
 from flowsnap.runtime.recovery import Recovery, Wanted
 from flowsnap.runtime.scratch import Scratch
 from flowsnap.runtime.status import JobResult, JobStatus
@@ -341,7 +341,7 @@ def _driver(
     clock = SystemClock()
     if not config.workers:
         memory = MemoryControl()
-        local = LocalLauncher(memory, definition, clock)
+        local = local_launcher(memory, definition, clock)
         around = Surroundings(clock, memory.server, local, recovery, mailbox=mailbox)
         return _Driver(JobManager(graph, config, around), recovery, local.step)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

@@ -24,6 +24,7 @@ from flowsnap.errors import CheckpointError, FlowsnapError, LocalProtocolError
 from flowsnap.operators.async_map import AsyncMap
 from flowsnap.runtime.definition import PipelineDefinition
 from flowsnap.runtime.job_manager import JobManager, Surroundings
+from flowsnap.runtime.local import Link, LocalLauncher, refuse_plane
 from flowsnap.runtime.recovery import Recovery
 from flowsnap.runtime.task import TaskRunner
 from flowsnap.runtime.worker import Edges, Worker
@@ -34,7 +35,6 @@ from flowsnap.storage.writer import CheckpointWriter
 from flowsnap.testing.faults import UnsyncedFileSystem
 from flowsnap.testing.feed import FeedSource
 from flowsnap.transport.control import MemoryControl
-from flowsnap.transport.plane import DataPlane
 
 QUIET_ROUNDS = 3
 ROUNDS_MAX = 200_000
@@ -135,48 +135,26 @@ class LocalWorker(Worker):
         super()._fail(task, error)
 
 
-class _Launcher:
-    """Makes the one worker of a job."""
+def _launcher(
+    control: MemoryControl,
+    definition: PipelineDefinition,
+    clock: HandClock,
+    make_state: Callable[..., StateBackend],
+) -> LocalLauncher[LocalWorker]:
+    """Return what makes the one worker of a job."""
+    edges = Edges(
+        load_code=lambda _: definition.code,
+        make_plane=refuse_plane,
+        make_writer=_writer,
+        make_state=make_state,
+        make_executor=DirectExecutor,
+    )
 
-    def __init__(
-        self,
-        control: MemoryControl,
-        definition: PipelineDefinition,
-        clock: HandClock,
-        make_state: Callable[..., StateBackend],
-    ) -> None:
-        self.worker: LocalWorker | None = None
-        self._control = control
-        self._definition = definition
-        self._clock = clock
-        self._make_state = make_state
+    def make(id: WorkerId) -> tuple[LocalWorker, Link]:
+        link = control.client(id)
+        return LocalWorker(id, link, clock, edges), link
 
-    def launch(self, worker: WorkerId) -> None:
-        self.kill(worker)
-        client = self._control.client(worker)
-        edges = Edges(
-            load_code=lambda _: self._definition.code,
-            make_plane=_refuse_plane,
-            make_writer=_writer,
-            make_state=self._make_state,
-            make_executor=DirectExecutor,
-        )
-        self.worker = LocalWorker(worker, client, self._clock, edges)
-        client.greet()
-
-    def kill(self, worker: WorkerId) -> None:
-        if self.worker is not None:
-            self.worker.drop()
-            self.worker = None
-
-    def deaths(self) -> list[tuple[WorkerId, str]]:
-        return []
-
-    def pids(self) -> dict[WorkerId, int]:
-        return {}
-
-    def close(self) -> None:
-        self.kill(WorkerId(0))
+    return LocalLauncher(make)
 
 
 class LocalJob:
@@ -213,7 +191,7 @@ class LocalJob:
             self._recovery.close()
             raise
         control = MemoryControl()
-        self._launcher = _Launcher(control, definition, clock, make_state)
+        self._launcher = _launcher(control, definition, clock, make_state)
         around = Surroundings(
             clock, control.server, self._launcher, self._recovery, chance=random.Random(0)
         )
@@ -330,7 +308,3 @@ def _is_waiting(task: TaskRunner) -> bool:
 def _writer(deploy: Deploy) -> CheckpointWriter:
     root = Path(deploy.job_directory)
     return CheckpointWriter(root, deploy.attempt, DirectoryStore(root, UnsyncedFileSystem()))
-
-
-def _refuse_plane(deploy: Deploy, worker: WorkerId) -> DataPlane:
-    raise LocalProtocolError(f"worker {worker} of an in-process job has no others to talk to")

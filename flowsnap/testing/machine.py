@@ -18,6 +18,7 @@ from flowsnap.core.message import (
 )
 from flowsnap.errors import ConnectionLost, FlowsnapError
 from flowsnap.runtime.job_manager import JobManager, Surroundings
+from flowsnap.runtime.local import Link, LocalLauncher
 from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.ownership import OwnerLock
 from flowsnap.testing.checked import (
@@ -135,32 +136,14 @@ class ProcessLauncher:
             self.kill(worker)
 
 
-class InlineLauncher:
-    """The one worker of an in-process job, in the job manager's own process."""
+def inline_launcher(manager: ManagerProcess) -> LocalLauncher[CheckedWorker]:
+    """Return what makes the one worker of an in-process job, in the job manager's own process."""
 
-    def __init__(self, manager: ManagerProcess) -> None:
-        self.worker: CheckedWorker | None = None
-        self._manager = manager
+    def make(worker: WorkerId) -> tuple[CheckedWorker, Link]:
+        link = manager.hub.link(manager, worker)
+        return make_worker(manager, link, worker), link
 
-    def launch(self, worker: WorkerId) -> None:
-        self.kill(worker)
-        link = self._manager.hub.link(self._manager, worker)
-        self.worker = make_worker(self._manager, link, worker)
-        link.greet()
-
-    def kill(self, worker: WorkerId) -> None:
-        if self.worker is not None:
-            self.worker.drop()
-            self.worker = None
-
-    def deaths(self) -> list[tuple[WorkerId, str]]:
-        return []
-
-    def pids(self) -> dict[WorkerId, int]:
-        return {}
-
-    def close(self) -> None:
-        self.kill(WorkerId(0))
+    return LocalLauncher(make)
 
 
 class ManagerProcess(Process):
@@ -174,8 +157,8 @@ class ManagerProcess(Process):
         self._finals: set[int] = set()
         self._heads: frozenset[TaskId] = frozenset()
         self.announced = CheckpointId(0)
-        self.launcher: ProcessLauncher | InlineLauncher
-        self.launcher = ProcessLauncher(cluster, self) if workers else InlineLauncher(self)
+        self.launcher: ProcessLauncher | LocalLauncher[CheckedWorker]
+        self.launcher = ProcessLauncher(cluster, self) if workers else inline_launcher(self)
         self.manager: JobManager | None = None
         self.recovery: CheckedRecovery | None = None
         self._workers = workers
@@ -198,7 +181,7 @@ class ManagerProcess(Process):
         if self._closing_us is not None:
             return self._close()
         wait_ms = manager.step()
-        if isinstance(self.launcher, InlineLauncher) and self.launcher.worker is not None:
+        if isinstance(self.launcher, LocalLauncher) and self.launcher.worker is not None:
             wait_ms = min(wait_ms, self.launcher.worker.step())
         if manager.is_done:
             self._finish()

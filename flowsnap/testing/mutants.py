@@ -14,10 +14,13 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 SEEDS_MAX = 2_000
 SEEDS_PER_SHOW = 50
@@ -96,10 +99,11 @@ def mutant(*seen_by: str, needs: Sequence[str] = ()) -> Callable[[Apply], Apply]
 
 @dataclass(frozen=True, slots=True)
 class Hunt:
-    """How it ended for one mutant; ``violation`` is empty if it got away."""
+    """How it ended for one mutant, at which seed; ``violation`` is empty if it got away."""
 
     mutant: Mutant
     seeds: int
+    seed: int
     violation: str
     seconds: float
 
@@ -109,20 +113,31 @@ class Hunt:
         return self.violation.startswith(tuple(f"{one}:" for one in self.mutant.seen_by))
 
 
-def hunt(mutant: Mutant, seeds_max: int = SEEDS_MAX) -> Hunt:
-    """Run random seeds with a broken engine until one fails, of those whose job can show it."""
+def hunt(mutant: Mutant, seeds_max: int = SEEDS_MAX, *, known: int | None = None) -> Hunt:
+    """Run random seeds with a broken engine until one fails, of those whose job can show it.
+
+    ``known``: a seed that has shown it before; if it does so again, nobody needs those before it.
+    """
+    if known is not None:
+        shown = _hunt(mutant, [known], 1)
+        if shown.is_caught:
+            return shown
+    return _hunt(mutant, range(seeds_max * SEEDS_PER_SHOW), seeds_max)
+
+
+def _hunt(mutant: Mutant, seeds: Iterable[int], seeds_max: int) -> Hunt:
     # Imported late: mutants are known before anything of the engine is.
     from flowsnap.testing.simulate import run_seed  # noqa: PLC0415
 
-    began_s, violation, tried = time.perf_counter(), "", 0
+    began_s, violation, tried, seed = time.perf_counter(), "", 0, -1
     with mutant.broken():
-        for seed in range(seeds_max * SEEDS_PER_SHOW):
-            if violation or tried == seeds_max:
-                break
+        for seed in seeds:
             if mutant.may_show(seed):
                 violation = run_seed(seed).violation
                 tried += 1
-    return Hunt(mutant, tried, violation, time.perf_counter() - began_s)
+            if violation or tried == seeds_max:
+                break
+    return Hunt(mutant, tried, seed, violation, time.perf_counter() - began_s)
 
 
 def kinds_of(seed: int) -> set[str]:
@@ -165,6 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="which mutants; all of them")
     parser.add_argument("--seeds", type=int, default=SEEDS_MAX, help="how many seeds for each")
     parser.add_argument("--table", action="store_true", help="print what there is, as Markdown")
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="write down which seed has shown each, as JSON"
+    )
     options = parser.parse_args(arguments)
     if options.table:
         print(table())
@@ -172,9 +190,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := [name for name in options.names if name not in known]:
         parser.error(f"there is no mutant {unknown[0]!r}")
     hunts = [_hunt_loudly(known[name], options.seeds) for name in options.names or known]
+    if options.record is not None:
+        _record(hunts, options.record)
     escaped = [one.mutant.name for one in hunts if not one.is_caught]
     print(f"{len(hunts) - len(escaped)} of {len(hunts)} mutants are caught", *escaped)
     return 1 if escaped else 0
+
+
+def _record(hunts: Sequence[Hunt], path: Path) -> None:
+    known = msgspec.json.decode(path.read_bytes(), type=dict[str, int]) if path.exists() else {}
+    known |= {one.mutant.name: one.seed for one in hunts if one.is_caught}
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(known, order="sorted"), indent=2))
 
 
 def _hunt_loudly(one: Mutant, seeds: int) -> Hunt:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flowsnap.runtime.local import LocalLauncher
 from flowsnap.runtime.worker import Worker
-from flowsnap.testing.machine import InlineLauncher
 from flowsnap.testing.process import Process
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def wait_for(cluster: Cluster) -> str:
         )
         if attempt.loops._detector is not None:
             lines.append(f"  {attempt.loops._detector.describe()}")
-    if isinstance(process.launcher, InlineLauncher):
+    if isinstance(process.launcher, LocalLauncher):
         if process.launcher.worker is not None:
             lines += _worker(process.launcher.worker)
     else:

@@ -155,6 +155,7 @@ def test_a_drained_job_has_finished(jobs: Jobs) -> None:
     assert run.wait(WAIT_S) == 0
 
 
+@pytest.mark.fault("F25", promise="P2 P4", oracles="O3 O5 O7 O8")
 def test_requests_at_once_come_to_exactly_one_end_each(jobs: Jobs) -> None:
     run = jobs.start("--workers", "2")
     where = ("--state-dir", str(jobs.state))
@@ -181,6 +182,7 @@ def test_requests_at_once_come_to_exactly_one_end_each(jobs: Jobs) -> None:
     jobs.assert_exactly_once()
 
 
+@pytest.mark.fault("F25", promise="P4 P5", oracles="O3 O5 O6")
 def test_who_waits_for_a_job_manager_that_is_killed_is_told_so(jobs: Jobs) -> None:
     run = jobs.start("--workers", "1")
     run.send_signal(signal.SIGSTOP)  # It cannot answer.

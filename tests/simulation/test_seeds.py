@@ -36,6 +36,7 @@ def test_random_worlds_keep_every_property(first: int) -> None:
 @pytest.mark.fault("F15", promise="P1 P2", oracles="O3 O7")
 @pytest.mark.fault("F23", promise="P2", oracles="O3 O4")
 @pytest.mark.fault("F24", promise="P1 P4", oracles="O3 O5 O7")
+@pytest.mark.fault("F25", promise="P2 P4", oracles="O3 O5 O7 O8")
 @pytest.mark.fault("F34", promise="P7", oracles="O8")
 def test_many_worlds_keep_every_property_and_reach_every_situation(
     record_property: Callable[[str, object], None],

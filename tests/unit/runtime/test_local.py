@@ -4,17 +4,17 @@ from flowsnap.core.ids import AttemptId, WorkerId
 from flowsnap.core.message import Cancel, Cancelled, Shutdown, WorkerReady
 from flowsnap.runtime.clock import SystemClock
 from flowsnap.runtime.definition import PipelineDefinition
-from flowsnap.runtime.local import LocalLauncher
-from flowsnap.runtime.worker import IDLE_MS
+from flowsnap.runtime.local import LocalLauncher, local_launcher
+from flowsnap.runtime.worker import IDLE_MS, Worker
 from flowsnap.transport.control import MemoryControl
 from tests.manifests import words
 
 WORKER, ATTEMPT = WorkerId(0), AttemptId(1)
 
 
-def launcher() -> tuple[LocalLauncher, MemoryControl]:
+def launcher() -> tuple[LocalLauncher[Worker], MemoryControl]:
     control = MemoryControl()
-    return LocalLauncher(control, PipelineDefinition(words(), {}), SystemClock()), control
+    return local_launcher(control, PipelineDefinition(words(), {}), SystemClock()), control
 
 
 def test_there_is_nothing_to_do_before_a_launch() -> None:
