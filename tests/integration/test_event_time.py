@@ -27,7 +27,7 @@ from flowsnap.connectors import Collect, FromIterable, Generator
 from flowsnap.core.element import Batch
 from flowsnap.core.operator import Source, Split, SplitReader
 from flowsnap.core.watermark import MAX_WATERMARK
-from tests.integration.jobs import QUICK, Held, census, once_after_a_checkpoint
+from tests.integration.jobs import QUICK, Held, once_after_a_checkpoint
 
 COUNT = 1_200
 BUCKET_MS = 200
@@ -121,12 +121,6 @@ class ChunkReader(SplitReader):
 
     def position(self) -> Any:
         return self._reader.position()
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
-    with census(tmp_path / "state"):
-        yield tmp_path / "state"
 
 
 # --- the result is always the same

@@ -32,7 +32,7 @@ from flowsnap.connectors import Collect, Generator
 from flowsnap.core.element import Batch
 from flowsnap.core.operator import Source, Split, SplitReader
 from flowsnap.operators.window import CollectList, Count, Sum, WindowResult
-from tests.integration.jobs import QUICK, census
+from tests.integration.jobs import QUICK
 
 COUNT = 900
 KEYS = 7
@@ -164,12 +164,6 @@ def expected() -> list[list[Any]]:
     job, collected = drawn(Uneven(5_000), int)
     job.run(quiet=True)
     return found(collected)
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
-    with census(tmp_path / "state"):
-        yield tmp_path / "state"
 
 
 CRASHES = {"no crash": (), "early": (30,), "twice": (250, 600), "at the end": (COUNT - 1,)}

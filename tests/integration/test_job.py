@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from tests.integration.jobs import (
     NEVER,
     QUICK,
     Held,
-    census,
     checkpoints,
     doubled_and_lost,
     lines,
@@ -32,13 +31,6 @@ from tests.integration.jobs import (
 COUNT = 2_000
 TWICE = Restart(strategy="fixed", delay_ms=1, attempts_max=2)
 ALONE = Restart(strategy="none")
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
-    directory = tmp_path / "state"
-    with census(directory):
-        yield directory
 
 
 def digits(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from flowsnap.config import Restart
 from flowsnap.connectors import Collect, Generator
 from flowsnap.operators.join import LookupCache
 from flowsnap.operators.window.assigner import Assigner, Session, Sliding, Tumbling
-from tests.integration.jobs import QUICK, Held, census, once_after_a_checkpoint
+from tests.integration.jobs import QUICK, Held, once_after_a_checkpoint
 
 COUNT = 600
 WINDOW_MS = 100
@@ -87,12 +87,6 @@ def pairs_where(fits: Callable[[Order, Order], bool]) -> list[Any]:
         if left[0] == right[0] and fits(left, right)
     ]
     return sorted(found, key=str)
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
-    with census(tmp_path / "state"):
-        yield tmp_path / "state"
 
 
 # --- each join, in this process and on two workers

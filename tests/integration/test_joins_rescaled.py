@@ -5,7 +5,7 @@ What a join does in one go is compared with brute force in ``test_joins``; here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from flowsnap import KeyedStream, Pipeline, Session, Sliding, Stream, Tumbling
 from flowsnap.connectors import Collect, Generator
 from flowsnap.core.operator import Source
-from tests.integration.jobs import NEVER, QUICK, Held, census
+from tests.integration.jobs import NEVER, QUICK, Held
 
 pytestmark = pytest.mark.slow
 
@@ -80,12 +80,6 @@ def kinds(parallelism: int | None = None) -> dict[str, Draw]:
         "regular-ttl": lambda a, b: a.join(b, how="full", ttl="1d").apply(pair, **settings),
         "as-of": lambda a, b: a.as_of_join(b, how="left").apply(pair, **settings),
     }
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
-    with census(tmp_path / "state"):
-        yield tmp_path / "state"
 
 
 def drawn(draw: Draw, left: Source, right: Source) -> tuple[Pipeline, Collect]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,10 @@ from flowsnap.core.operator import Sink
 from flowsnap.errors import ManifestCorrupt, RestoreError, StateIncompatible
 from flowsnap.runtime.status import JobResult
 from flowsnap.storage.savepoint import find
-from tests.integration.jobs import NEVER, QUICK, Held, census, checkpoints, lines, until
+from tests.integration.jobs import NEVER, QUICK, Held, checkpoints, lines, until
 from tests.integration.test_savepoint import COUNT, assert_exactly_once, digits, half, whole
 
 TURN = threading.Event()  # never set
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
-    with census(tmp_path / "state"):
-        yield tmp_path / "state"
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from tests.integration.jobs import (
     NEVER,
     QUICK,
     Held,
-    census,
     checkpoints,
     doubled_and_lost,
     once_after_a_checkpoint,
@@ -38,13 +37,6 @@ from tests.integration.jobs import (
 COUNT = 2_000
 TWICE = Restart(strategy="fixed", delay_ms=1, attempts_max=2)
 ALONE = Restart(strategy="none")
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
-    directory = tmp_path / "state"
-    with census(directory):
-        yield directory
 
 
 def digits(

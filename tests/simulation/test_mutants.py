@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from flowsnap.testing import mutants
-from flowsnap.testing.mutants import Mutant, Patch, hunt, kinds_of, load, main, table
+from flowsnap.testing.mutants import (
+    SEEDS_MAX,
+    Mutant,
+    Patch,
+    hunt,
+    kinds_of,
+    load,
+    main,
+    table,
+)
 
+KNOWN = Path(__file__).with_name("mutants.json")
+"""Which seed has shown each: ``python -m flowsnap.testing.mutants --record`` of this file."""
 DOCUMENT = Path(__file__).parents[2] / "docs" / "simulation.md"
 SOON = 60
 QUICK = [
@@ -30,6 +42,10 @@ class Engine:
     speed = 1
 
 
+def known_seeds() -> dict[str, int]:
+    return msgspec.json.decode(KNOWN.read_bytes(), type=dict[str, int])
+
+
 def faster(patch: Patch) -> None:
     patch.set(Engine, "speed", 2)
 
@@ -45,7 +61,7 @@ def test_a_broken_engine_is_found_out_soon(name: str) -> None:
 @pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_broken_engine_is_found_out(name: str) -> None:
-    found = hunt(load()[name])
+    found = hunt(load()[name], known=known_seeds().get(name))
 
     print(f"{name}: {found.seeds} seeds")
     assert found.is_caught, found.violation
@@ -60,6 +76,21 @@ def test_every_mutant_says_what_it_breaks_and_who_must_see_it() -> None:
         assert one.mistake[0].isupper()
         assert one.seen_by
         assert all(code.startswith("C") for code in one.seen_by)
+
+
+@pytest.mark.parametrize("name", sorted(load()))
+def test_the_seed_that_has_shown_a_mutant_is_one_of_the_first(name: str) -> None:
+    one, seed = load()[name], known_seeds()[name]
+
+    assert one.may_show(seed)
+    assert sum(one.may_show(before) for before in range(seed + 1)) <= SEEDS_MAX
+
+
+def test_a_known_seed_that_shows_nothing_any_more_is_followed_by_a_hunt() -> None:
+    found = hunt(load()["files-without-sync"], SOON, known=-7)
+
+    assert found.is_caught
+    assert found.seed >= 0
 
 
 def test_an_engine_is_whole_again_after_a_hunt() -> None:
