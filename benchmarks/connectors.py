@@ -4,6 +4,7 @@ One subtask, without the engine. A source is read to its end; a sink is given al
 of 1,024, with a checkpoint after each tenth of them, and commits as the engine has it do: while the
 next records come. The bare client does the same by hand: it reads lines and decodes them, or writes
 each tenth in one transaction. Records are tuples of an integer, a float and two short strings.
+``by hand, binary`` is what COPY can do where the type of every column and value is known before.
 
 ``epoch of ...`` tells how long it takes until a checkpoint with an epoch of that size is durable,
 the epoch in the manifest or in a file beside it; the limit between them (``inline_bytes``) is from
@@ -13,6 +14,7 @@ there.
 from __future__ import annotations
 
 import csv
+import gc
 import os
 import shutil
 import sqlite3
@@ -60,13 +62,20 @@ TABLE = f"({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())})"
 SINK = OperatorId("out")
 
 Case = Callable[[], float]
+Prepare = Callable[[], Callable[[], None]]
 
 
 def run(quick: bool) -> list[Row]:
     """Compare every connector with the bare client."""
     with tempfile.TemporaryDirectory(prefix="flowsnap-bench-") as name:
         bench = Bench(Path(name), RECORDS_QUICK if quick else RECORDS, 1 if quick else 5)
-        return bench.files() + bench.sqlite() + bench.postgres() + bench.epochs()
+        # What the benchmark itself holds is not to be searched for garbage while it measures.
+        gc.collect()
+        gc.freeze()
+        try:
+            return bench.files() + bench.sqlite() + bench.postgres() + bench.epochs()
+        finally:
+            gc.unfreeze()
 
 
 class Bench:
@@ -85,8 +94,7 @@ class Bench:
         """Measure lines and JSON values, read and written."""
         path = self.directory / "in.jsonl"
         path.write_bytes(msgspec.json.Encoder().encode_lines(self.values))
-        decode = msgspec.json.Decoder().decode
-        text, values = partial(_read_lines, path, str), partial(_read_lines, path, decode)
+        text, values = partial(_read_text, path), partial(_read_json, path)
         return [
             *self._compare("text files, read", text, partial(_drain, TextFiles(path))),
             *self._compare("JSON lines, read", values, partial(_drain, JsonLinesFiles(path))),
@@ -133,6 +141,7 @@ class Bench:
                 "PostgreSQL, rows added",
                 partial(self._copy, dsn, is_keyed=False),
                 partial(self._into_postgres, dsn, is_keyed=False),
+                binary=partial(self._copy, dsn, is_keyed=False, is_binary=True),
             )
             replaced = self._compare(
                 "PostgreSQL, rows by key",
@@ -158,13 +167,19 @@ class Bench:
                 cases[f"epoch of {size_kb} KB, {place}"] = case
         return rounds(4 * self.n + 1, cases).rows("ms", is_lower_better=True)
 
-    def _compare(self, title: str, bare: Callable[[], Any], ours: Callable[[], Any]) -> list[Row]:
+    def _compare(self, title: str, bare: Prepare, ours: Prepare, **others: Prepare) -> list[Row]:
+        """Compare the connector with what is written by hand, which may be done in other ways."""
         hand = f"{title}: by hand"
-        cases: dict[str, Case] = {
-            hand: lambda: per_second(self.count, bare()),
-            f"{title}: connector": lambda: per_second(self.count, ours()),
+        sides = {
+            hand: bare,
+            **{f"{hand}, {how}": other for how, other in others.items()},
+            f"{title}: connector": ours,
         }
+        cases = {name: partial(self._measured, prepare) for name, prepare in sides.items()}
         return rounds(self.n, cases).rows(baseline=hand)
+
+    def _measured(self, prepare: Prepare) -> float:
+        return per_second(self.count, prepare())
 
     # --- by hand: each prepares, and returns what is measured -----------------------------------
 
@@ -217,7 +232,7 @@ class Bench:
 
         return work
 
-    def _copy(self, dsn: str, *, is_keyed: bool) -> Callable[[], None]:
+    def _copy(self, dsn: str, *, is_keyed: bool, is_binary: bool = False) -> Callable[[], None]:
         with psycopg.connect(dsn) as db:
             db.execute("drop table if exists bare")
             db.execute(f"create table bare {TABLE}".encode())
@@ -231,7 +246,7 @@ class Bench:
                     db.execute("create temp table stage (like bare) on commit delete rows")
                 for share in self.shares:
                     with db.transaction():
-                        _copy_rows(db, target, share)
+                        _copy_rows(db, target, share, is_binary=is_binary)
                         if is_keyed:
                             db.execute(_MERGE)
 
@@ -301,18 +316,33 @@ _MERGE = """
 """
 
 
-def _copy_rows(db: psycopg.Connection[Any], table: str, rows: list[Any]) -> None:
-    statement = "copy stage from stdin" if table == "stage" else "copy bare from stdin"
-    with db.cursor() as cursor, cursor.copy(statement) as copy:
+def _copy_rows(
+    db: psycopg.Connection[Any], table: str, rows: list[Any], *, is_binary: bool
+) -> None:
+    form = " (format binary)" if is_binary else ""
+    with db.cursor() as cursor, cursor.copy(f"copy {table} from stdin{form}".encode()) as copy:
+        if is_binary:
+            copy.set_types(["int8", "float8", "text", "text"])
         for row in rows:
             copy.write_row(row)
 
 
-def _read_lines(path: Path, decode: Callable[[str], Any]) -> Callable[[], None]:
+def _read_text(path: Path) -> Callable[[], None]:
     def work() -> None:
         with open(path, encoding="utf-8") as file:
             for line in file:
-                decode(line.rstrip("\n"))
+                line.rstrip("\n")
+
+    return work
+
+
+def _read_json(path: Path) -> Callable[[], None]:
+    decode = msgspec.json.Decoder().decode
+
+    def work() -> None:
+        with open(path, "rb") as file:
+            for line in file:
+                decode(line)
 
     return work
 
@@ -365,8 +395,9 @@ def _write_epochs(sink: Sink, shares: list[list[Any]]) -> None:
                 if pending and sink.commit(pending) is not False:
                     pending = []
                 sink.write(Batch(share[start : start + BATCH_RECORDS]))
+            prepared = sink.prepare(CheckpointId(number))
             _finish(sink, pending)
-            pending = [sink.prepare(CheckpointId(number))]
+            pending = [prepared]
         _finish(sink, pending)
 
 

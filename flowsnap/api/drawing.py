@@ -10,7 +10,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import NamedTuple
 
@@ -108,8 +108,34 @@ class Drawing:
         """Add the step that tells records of a source from its dead letters."""
         from flowsnap.connectors.dead_letters import DeadLetters  # noqa: PLC0415 - few have them
 
-        name = f"{source.name[: NAME_LENGTH_MAX - 8]}-letters"
+        name = _longer(source.name, "-letters")
         return self.add(Request(DeadLetters(), (Input(source),), name, follows_input=True))
+
+    def add_fitted(self, sink: Request) -> Input:
+        """Add a sink, behind a step that tells what it could not take; return its dead letters.
+
+        Raises:
+            ConfigError: as of ``add``; or the sink does not tell that.
+        """
+        from flowsnap.connectors.dead_letters import DEAD_LETTER  # noqa: PLC0415 - few have them
+        from flowsnap.connectors.fitting import Fitting  # noqa: PLC0415 - few have dead letters
+
+        code = sink.code
+        assert isinstance(code, Sink)
+        if type(code).misfits is Sink.misfits:
+            raise ConfigError(
+                f"dead_letters: {type(code).__name__} does not tell which records it can take"
+            ).hint("test records in a process step with a side output, or define misfits")
+        name = self.name_of(code, sink.name)
+        request = Request(Fitting(code, name), sink.inputs, _longer(name, "-fit"), sink.parallelism)
+        fitting = self.add(request)
+        self.add(replace(sink, name=name, inputs=(Input(fitting),)))
+        return Input(fitting, tag=DEAD_LETTER)
+
+    def add_letters_sink(self, sink: Sink, letters: Input) -> None:
+        """Add a sink of the dead letters of another, as wide as that."""
+        name = _longer(letters.step.name.removesuffix("-fit"), "-letters")
+        self.add(Request(sink, (letters,), name, kind=OperatorKind.SINK, follows_input=True))
 
     def feed(self, loop: Step, inputs: tuple[Input, ...]) -> None:
         """Have the outputs that ``inputs`` name go to ``loop``.
@@ -197,14 +223,15 @@ class Drawing:
 
     def _check_dead_letters(self, step: Step) -> None:
         """Check that somebody reads the dead letters that were asked for: they would be lost."""
-        code = step.request.code
-        if not isinstance(code, Source) or not code.has_dead_letters:
+        if not getattr(step.request.code, "has_dead_letters", False):
             return
+        if step.request.kind is OperatorKind.SINK:
+            raise ConfigError(
+                f"{step.name!r} (drawn at {step.place}) has on_error, which is for sources"
+            ).hint("to have records leave that do not fit: .sink(..., dead_letters=...)")
         readers = [one for one in self.steps.values() if one.request.inputs]
-        beside = {above.step for one in readers for above in one.request.inputs if above.tag}
-        if not any(
-            above.request.inputs[0].step is step for above in beside if above.request.inputs
-        ):
+        beside = [above.step for one in readers for above in one.request.inputs if above.tag]
+        if not any(step in (one, *(above.step for above in one.request.inputs)) for one in beside):
             raise ConfigError(
                 f"nothing reads the dead letters of {step.name!r} (drawn at {step.place})"
             ).hint('end stream.side_output("dead-letter") with .sink(...); Discard() drops them')
@@ -241,6 +268,10 @@ def _check_event_time(step: Step) -> None:
                 f"{step.name!r} ({step.type}, drawn at {step.place}) needs event times, and the "
                 f"records of {above.name!r} have none"
             ).hint("call assign_timestamps(...) in between, or write source(..., watermark=...)")
+
+
+def _longer(name: str, end: str) -> str:
+    return name[: NAME_LENGTH_MAX - len(end)] + end
 
 
 def _is_ours(code: object) -> bool:

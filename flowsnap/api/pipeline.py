@@ -12,6 +12,7 @@ from flowsnap.api.invariants import invariant_check
 from flowsnap.api.settings import job_config
 from flowsnap.api.stream import Stream
 from flowsnap.api.timed import timed_source
+from flowsnap.bucket.url import ObjectUrl
 from flowsnap.config import Duration
 from flowsnap.core.event_time import EventTime, Strategy
 from flowsnap.core.graph import OperatorKind, validate
@@ -20,7 +21,7 @@ from flowsnap.core.restore import Allowed
 from flowsnap.errors import ConfigError
 from flowsnap.runtime.definition import PipelineDefinition
 from flowsnap.runtime.status import JobResult
-from flowsnap.storage.object_url import as_state_dir
+from flowsnap.storage.object_url import StateDir, as_state_dir
 
 if TYPE_CHECKING:
     from flowsnap.api.looped import KeyedLoop, Loop
@@ -33,9 +34,9 @@ C = TypeVar("C", bound="Callable[[Snapshot], object]")
 
 OnViolation = Literal["alert", "fail"]
 
-Restore = Literal["latest", "fresh"] | int | str | Path
+Restore = Literal["latest", "fresh"] | int | str | StateDir
 """What a run begins with: the newest complete checkpoint, nothing, the checkpoint of that id, or
-the savepoint at that path."""
+the savepoint at that path or URL."""
 
 
 class Pipeline:
@@ -233,18 +234,18 @@ class Pipeline:
         )
 
 
-def as_wanted(restore: object) -> str | int | Path:
-    """Return what a run is to begin with: a word, the number of a checkpoint, or a path.
+def as_wanted(restore: object) -> str | int | StateDir:
+    """Return what a run is to begin with: a word, the number of a checkpoint, a path or a URL.
 
     Raises:
         ConfigError: it is none of them.
     """
     if restore in ("latest", "fresh"):
         return str(restore)
-    if isinstance(restore, Path):
-        return restore
+    if isinstance(restore, Path | ObjectUrl):
+        return as_state_dir(restore)
     if isinstance(restore, str) and (os.sep in restore or os.path.isdir(restore)):
-        return Path(restore)
+        return as_state_dir(restore)
     if not isinstance(restore, int) or isinstance(restore, bool) or restore < 1:
         raise ConfigError(f"restore: {restore!r} is no checkpoint").hint(
             'write "latest", "fresh", the number of a checkpoint, or the path of a savepoint'

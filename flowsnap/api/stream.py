@@ -21,6 +21,7 @@ from flowsnap.operators.selector import Selector
 
 if TYPE_CHECKING:
     from flowsnap.api.keyed import KeyedStream
+    from flowsnap.connectors.dead_letters import DeadLetter
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -136,14 +137,45 @@ class Stream(Steps[T], PlainSteps[T], TimedSteps[T], Windows[T]):
         )
         return Stream(self._drawing, inputs)
 
-    def sink(self, sink: Sink, *, name: str | None = None, parallelism: int | None = None) -> None:
-        """End the stream: its records go to ``sink``. A stream may have several sinks."""
-        if not isinstance(sink, Sink):
-            raise ConfigError(f"sink: {sink!r} is not a sink").hint(
-                "to look at the records while you write a pipeline, use Collect()"
-            )
-        request = Request(sink, self._inputs, name, parallelism, OperatorKind.SINK)
-        self._drawing.add(request)
+    def sink(
+        self,
+        sink: Sink,
+        *,
+        name: str | None = None,
+        parallelism: int | None = None,
+        dead_letters: Sink | Callable[[Stream[DeadLetter]], object] | None = None,
+    ) -> None:
+        """End the stream: its records go to ``sink``. A stream may have several sinks.
+
+        A record that the sink cannot take fails the job, or, with ``dead_letters``, becomes a
+        DeadLetter: for another sink, or for a function that is given the stream of them.
+        """
+        request = Request(
+            check_sink(sink, "sink"), self._inputs, name, parallelism, OperatorKind.SINK
+        )
+        if dead_letters is None:
+            self._drawing.add(request)
+            return
+        if not callable(dead_letters):
+            check_sink(dead_letters, "dead_letters")
+        letters = self._drawing.add_fitted(request)
+        if callable(dead_letters):
+            dead_letters(Stream(self._drawing, (letters,)))
+        else:
+            self._drawing.add_letters_sink(dead_letters, letters)
+
+
+def check_sink(sink: Any, what: str) -> Sink:
+    """Return ``sink``, which was given for ``what``.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if isinstance(sink, Sink):
+        return sink
+    raise ConfigError(f"{what}: {sink!r} is not a sink").hint(
+        "to look at the records while you write a pipeline, use Collect()"
+    )
 
 
 def check_function(fn: T, what: str) -> T:

@@ -14,6 +14,7 @@ from flowsnap.core.requests import RequestKind, Result
 from flowsnap.errors import CheckpointError, ConfigError, ConnectionLost
 from flowsnap.storage import layout
 from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.storage.object_url import StateDir
 from flowsnap.storage.ownership import is_held
 from flowsnap.storage.requests import RequestSlip
 
@@ -60,7 +61,7 @@ def ask(
     """
     slip = RequestSlip(directory.root / layout.REQUESTS)
     deadline_s = time.monotonic() + duration_ms(timeout, "--timeout") / 1000
-    with _waiting(f"waiting for job {directory.job}"):
+    with waiting(f"waiting for job {directory.job}"):
         try:
             slip.post(kind, savepoint=savepoint, is_drain=is_drain)
             result = _await(directory, slip, deadline_s)
@@ -115,7 +116,8 @@ def _await_release(directory: JobDirectory, deadline_s: float) -> None:
 
 
 @contextmanager
-def _waiting(text: str) -> Iterator[None]:
+def waiting(text: str) -> Iterator[None]:
+    """Show on a terminal what we wait for."""
     console = Console(stderr=True, highlight=False)
     if console.is_terminal:
         with console.status(text):
@@ -124,9 +126,8 @@ def _waiting(text: str) -> Iterator[None]:
         yield
 
 
-def shown(path: str | Path) -> str:
-    """Return a path as it is printed: relative where that is shorter."""
-    try:
-        return str(Path(path).relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+def shown(path: StateDir) -> str:
+    """Return a place as it is printed: a path relative, where that is shorter."""
+    if isinstance(path, Path) and path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)

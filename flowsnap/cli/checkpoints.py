@@ -21,9 +21,9 @@ from flowsnap.cli.options import (
 from flowsnap.core import manifest as manifests
 from flowsnap.core.ids import CheckpointId
 from flowsnap.errors import RestoreError, StorageError
+from flowsnap.storage import keeping
 from flowsnap.storage.job_directory import JobDirectory
 from flowsnap.storage.object_url import StateDir
-from flowsnap.storage.savepoint import savepoint_paths
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -52,7 +52,8 @@ def checkpoints_command(state_dir: StateDir, job: str | None, is_json: bool) -> 
     """
     with read_job(state_dir, job) as directory:
         lines = [_line(directory, checkpoint_id) for checkpoint_id in directory.checkpoints()]
-        savepoints = savepoint_paths(directory)
+        savepoints = keeping.of_job(directory)
+        unfinished = keeping.unfinished(directory)
     if is_json:
         click.echo(msgspec.json.encode(lines))
     elif lines:
@@ -63,6 +64,10 @@ def checkpoints_command(state_dir: StateDir, job: str | None, is_json: bool) -> 
         click.echo("\nsavepoints, which --restore takes:")
         for path in savepoints.values():
             click.echo(f"  {write.printable(str(path))}")
+    if unfinished and not is_json:
+        click.echo("\nsavepoints that are not finished; the next run deletes those of the dead:")
+        for name, by in unfinished.items():
+            click.echo(f"  {write.printable(f'{name}: {by}')}")
     return 0
 
 

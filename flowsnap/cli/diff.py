@@ -29,7 +29,7 @@ _SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "ye
 def diff_command(before: Path, after: Path, is_json: bool, examples: int, trust: bool) -> int:
     """Compare two snapshots, key by key.
 
-    BEFORE and AFTER are directories of checkpoints, savepoints or jobs.
+    BEFORE and AFTER are directories, or URLs in object storage, of checkpoints, savepoints or jobs.
     """
     with Snapshot.open(before, trust=trust) as one, Snapshot.open(after, trust=trust) as other:
         found = diff(one, other, examples=examples)

@@ -96,8 +96,8 @@ class Form:
 def inspect_command(path: Path, job: str | None, trust: bool, **options: Any) -> int:
     """Look into a snapshot, whose job may be running.
 
-    PATH is the directory of a checkpoint, of a savepoint or of a job (its newest checkpoint), or a
-    state directory.
+    PATH is the directory, or the URL in object storage, of a checkpoint, of a savepoint or of a job
+    (its newest checkpoint), or a state directory.
     """
     form = Form(options.pop("is_json"), options.pop("parquet"), options.pop("limit"))
     wanted = Wanted.of(**options)

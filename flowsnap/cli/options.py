@@ -48,6 +48,13 @@ def as_place(
     return place
 
 
+def as_target(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> StateDir | None:
+    """Return the place that is to be made."""
+    return None if value is None else as_state_dir(value)
+
+
 target_argument = click.argument("target", metavar="TARGET")
 argument_option = click.option(
     "--arg",
@@ -66,13 +73,16 @@ work_dir_option = click.option(
 )
 
 
-def state_dir_option(command: Command) -> Command:
-    """Add the options that say where the state of jobs is."""
+def _state_dir_option(*, is_required: bool) -> Callable[[Command], Command]:
     text = "Where checkpoints are kept: a directory, or a URL such as s3://bucket/prefix."
     option = click.option(
-        "--state-dir", metavar=STATE_DIR, callback=as_place, required=True, help=text
+        "--state-dir", metavar=STATE_DIR, callback=as_place, required=is_required, help=text
     )
-    return option(work_dir_option(command))
+    return lambda command: option(work_dir_option(command))
+
+
+state_dir_option = _state_dir_option(is_required=True)
+maybe_state_dir_option = _state_dir_option(is_required=False)
 
 
 job_option = click.option("--job", help="The job; needed if the directory holds several.")
@@ -82,6 +92,13 @@ timeout_option = click.option(
     show_default=True,
     metavar="DURATION",
     help="How long to wait for the job.",
+)
+to_option = click.option(
+    "--to",
+    "target",
+    metavar=STATE_DIR,
+    callback=as_target,
+    help="Move it there: a directory to be made on any file system, or a URL.",
 )
 json_option = click.option("--json", "is_json", is_flag=True, help="For programs.")
 log_level_option = click.option(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from flowsnap.api.display import follow
@@ -21,7 +19,7 @@ from flowsnap.cli.report import DONE, INTERRUPTED
 from flowsnap.cli.target import load
 from flowsnap.core.restore import Allowed
 from flowsnap.errors import ConfigError
-from flowsnap.storage.object_url import StateDir
+from flowsnap.storage.object_url import StateDir, as_state_dir
 
 
 @click.command("run")
@@ -44,8 +42,8 @@ from flowsnap.storage.object_url import StateDir
 @click.option("--fresh", is_flag=True, help="Begin anew, whatever checkpoints there are.")
 @click.option(
     "--restore",
-    metavar="ID|PATH",
-    help="Go on from this checkpoint, or from the savepoint in this directory.",
+    metavar="ID|PATH|URL",
+    help="Go on from this checkpoint, or from the savepoint in this directory or at this URL.",
 )
 @click.option("--allow-removed", is_flag=True, help="Drop the state of operators that are gone.")
 @click.option("--allow-added", is_flag=True, help="Let new operators that keep state begin empty.")
@@ -88,7 +86,7 @@ def run_command(
     return DONE if result.state == "finished" else INTERRUPTED
 
 
-def _restore(options: dict[str, object]) -> str | int | Path:
+def _restore(options: dict[str, object]) -> str | int | StateDir:
     wanted = options["restore"]
     if not isinstance(wanted, str):
         return "fresh" if options["fresh"] else "latest"
@@ -98,6 +96,6 @@ def _restore(options: dict[str, object]) -> str | int | Path:
         return int(wanted)
     if not wanted:
         raise ConfigError("--restore: it names no checkpoint").hint(
-            'give a number of "flowsnap checkpoints", or the directory of a savepoint'
+            'give a number of "flowsnap checkpoints", or the place of a savepoint'
         )
-    return Path(wanted)
+    return as_state_dir(wanted)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from flowsnap.cli.asking import ask, is_running, shown
+from flowsnap.cli.asking import ask, is_running, shown, waiting
 from flowsnap.cli.options import (
     job_option,
     json_option,
@@ -15,25 +15,20 @@ from flowsnap.cli.options import (
     read_job,
     state_dir_option,
     timeout_option,
+    to_option,
 )
 from flowsnap.cli.report import DONE
-from flowsnap.errors import RestoreError
-from flowsnap.storage import export
-from flowsnap.storage.object_url import StateDir
+from flowsnap.errors import FlowsnapError, RestoreError
+from flowsnap.storage import keeping
+from flowsnap.storage.object_url import StateDir, as_state_dir
 from flowsnap.storage.opening import open_job
-from flowsnap.storage.savepoint import find
 
 
 @click.command("savepoint")
 @state_dir_option
 @job_option
 @click.option("--name", default="", help="What to call it; its checkpoint's number by default.")
-@click.option(
-    "--to",
-    "target",
-    type=click.Path(path_type=Path),
-    help="Move it there: a directory to be made, on any file system.",
-)
+@to_option
 @timeout_option
 @json_option
 @log_level_option
@@ -41,7 +36,7 @@ def savepoint_command(
     state_dir: StateDir,
     job: str | None,
     name: str,
-    target: Path | None,
+    target: StateDir | None,
     timeout: str,
     **options: bool,
 ) -> int:
@@ -51,32 +46,47 @@ def savepoint_command(
     checkpoint. Nothing but you ever deletes it.
     """
     with read_job(state_dir, job) as directory:
-        export.check_new(directory, name)
+        keeping.check_new(directory, name)
         if target is not None:
-            export.check_target(target)
+            keeping.check_target(target)
         if is_running(directory):
-            path = Path(ask(directory, "savepoint", savepoint=name, timeout=timeout).savepoint)
+            made = ask(directory, "savepoint", savepoint=name, timeout=timeout).savepoint
+            place = as_state_dir(made)
         else:
-            path = _of_ended(state_dir, directory.job, name)
-    if target is not None:
-        export.copy(find(path), target)
-        export.remove(path)
-        path = target.absolute()
+            place = _of_ended(state_dir, directory.job, name)
+    place = moved(place, target)
     if options["is_json"]:
-        manifest = find(path).manifest
+        manifest = keeping.find(place).manifest
         click.echo(
-            msgspec.json.encode({"savepoint": str(path), "checkpoint": manifest.checkpoint_id})
+            msgspec.json.encode({"savepoint": str(place), "checkpoint": manifest.checkpoint_id})
         )
     else:
-        click.echo(shown(path))
+        click.echo(shown(place))
     return DONE
 
 
-def _of_ended(state_dir: StateDir, job: str, name: str) -> Path:
+def moved(place: StateDir, target: StateDir | None) -> StateDir:
+    """Move a savepoint that was made to where it is wanted, and return where it is then.
+
+    The copy is complete before anything is deleted; where it fails, the hint tells what there is.
+    """
+    if target is None:
+        return place
+    with waiting(f"copying the savepoint to {target}"):
+        try:
+            keeping.copy(keeping.find(place), target)
+        except FlowsnapError as error:
+            error.hint(f"the savepoint was made, and is still at {place}")
+            raise
+        keeping.remove(place)
+    return target.absolute() if isinstance(target, Path) else target
+
+
+def _of_ended(state_dir: StateDir, job: str, name: str) -> StateDir:
     with open_job(state_dir, job) as directory:  # with its lock: nobody retires meanwhile
         manifest = directory.latest()
         if manifest is None:
             raise RestoreError(f"job {job} has no checkpoint to make a savepoint of").hint(
                 "it has never completed one, or was started over"
             )
-        return export.export(directory, manifest.checkpoint_id, name)
+        return keeping.export(directory, manifest.checkpoint_id, name)

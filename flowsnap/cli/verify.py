@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import click
 import msgspec
@@ -13,41 +13,54 @@ from rich.text import Text
 
 from flowsnap.api.format import plural, printable
 from flowsnap.cli.options import (
+    as_target,
     job_option,
     json_option,
     log_level_option,
+    maybe_state_dir_option,
     read_job,
-    state_dir_option,
 )
 from flowsnap.cli.report import CANNOT_RESTORE, DONE
 from flowsnap.core import manifest as manifests
 from flowsnap.core.ids import CheckpointId
+from flowsnap.core.manifest import CheckpointManifest
 from flowsnap.errors import RestoreError, StorageError
 from flowsnap.snapshot import Snapshot, check_cut
+from flowsnap.snapshot.place import Place, find
 from flowsnap.storage.job_directory import JobDirectory
 from flowsnap.storage.object_url import StateDir
-from flowsnap.storage.verification import Finding
+from flowsnap.storage.store import CheckpointStore
+from flowsnap.storage.verification import Finding, verify_files
 
 _DAMAGE = ("corrupt", "missing")
 
 
 @click.command("verify")
-@state_dir_option
+@click.argument("path", metavar="[PATH|URL]", callback=as_target, required=False)
+@maybe_state_dir_option
 @job_option
 @json_option
 @log_level_option
-def verify_command(state_dir: StateDir, job: str | None, is_json: bool) -> int:
-    """Find damage in what a job has stored.
+def verify_command(
+    path: StateDir | None, state_dir: StateDir | None, job: str | None, is_json: bool
+) -> int:
+    """Find damage in what a job has stored, or in one savepoint or checkpoint.
 
     Reads every file and compares it with the hash that was noted when it was stored. Then it checks
     that every checkpoint is a consistent cut: of a job that is traced, that every receive has its
     send, and that channels hold what had been sent and not received. The exit code is 3 if anything
     is damaged, missing or inconsistent.
     """
-    with read_job(state_dir, job) as directory:
-        console = Console(stderr=True, highlight=False, quiet=is_json)
-        findings = list(_with_progress(directory, console))
-        cuts = [finding for id_ in directory.checkpoints() for finding in _cut(directory, id_)]
+    if (path is None) == (state_dir is None):
+        raise click.UsageError("give --state-dir, or the place of a savepoint or a checkpoint")
+    console = Console(stderr=True, highlight=False, quiet=is_json)
+    if path is not None:
+        findings, cuts = _of_one(find(path, job), console)
+    else:
+        assert state_dir is not None
+        with read_job(state_dir, job) as directory:
+            findings = list(_shown(directory.verify(), _sizes(directory), console))
+            cuts = [cut for id_ in directory.checkpoints() for cut in _cut_of(directory, id_)]
     notable = [finding for finding in findings if finding.kind != "ok"]
     is_damaged = any(finding.kind in _DAMAGE for finding in notable)
     if is_json:
@@ -67,20 +80,37 @@ class Inconsistency(msgspec.Struct, frozen=True):
     detail: str
 
 
-def _cut(directory: JobDirectory, checkpoint_id: CheckpointId) -> Iterator[Inconsistency]:
-    """Yield what speaks against a checkpoint being a consistent cut."""
+def _of_one(place: Place, console: Console) -> tuple[list[Finding], list[Inconsistency]]:
+    """Return what there is to say of one snapshot."""
+    handles = manifests.files(place.manifest)
+    sizes = {handle.path: handle.size_bytes for handle in handles}
+    findings = list(_shown(verify_files(place.store, place.manifest), sizes, console))
+    return findings, list(_cut(place.manifest, place.store))
+
+
+def _cut_of(directory: JobDirectory, checkpoint_id: CheckpointId) -> Iterator[Inconsistency]:
     try:
         manifest = directory.read_manifest(checkpoint_id)
-        with Snapshot.of(manifest, directory.store) as snapshot:
+    except (RestoreError, StorageError):
+        return  # It is among the findings, or was retired meanwhile.
+    yield from _cut(manifest, directory.store)
+
+
+def _cut(manifest: CheckpointManifest, store: CheckpointStore) -> Iterator[Inconsistency]:
+    """Yield what speaks against a checkpoint being a consistent cut."""
+    number = manifest.checkpoint_id
+    try:
+        with Snapshot.of(manifest, store) as snapshot:
             for finding in check_cut(snapshot):
-                yield Inconsistency(checkpoint_id, finding.kind, finding.task, finding.detail)
+                yield Inconsistency(number, finding.kind, finding.task, finding.detail)
     except (RestoreError, StorageError):
         pass  # It is among the findings, or was retired meanwhile.
 
 
-def _with_progress(directory: JobDirectory, console: Console) -> Iterator[Finding]:
+def _shown(
+    findings: Iterable[Finding], sizes: dict[str, int], console: Console
+) -> Iterator[Finding]:
     """Yield the findings, with a bar of the bytes that have been read."""
-    sizes = _sizes(directory)
     bar = Progress(
         TextColumn("reading"),
         BarColumn(),
@@ -92,7 +122,7 @@ def _with_progress(directory: JobDirectory, console: Console) -> Iterator[Findin
     )
     with bar:
         task = bar.add_task("reading", total=sum(sizes.values()))
-        for finding in directory.verify():
+        for finding in findings:
             bar.advance(task, sizes.pop(finding.name, 0))
             yield finding
 

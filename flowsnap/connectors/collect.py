@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from flowsnap.connectors.frames import frame, frames
 from flowsnap.connectors.parts import (
     Part,
     PartWriter,
@@ -92,7 +93,7 @@ class Collect(Sink):
         """
         if batch.values:
             data = dump(batch.values)
-            self._parts.write(_LENGTH.pack(len(data)) + data)
+            self._parts.write(frame(data, _LENGTH))
 
     def prepare(self, checkpoint_id: CheckpointId) -> dict[str, str] | None:
         return self._parts.prepare(checkpoint_id)
@@ -124,13 +125,4 @@ class Collect(Sink):
             raise StorageError(f"{path} does not hold what was committed").hint(
                 "the file was damaged or changed; run the job afresh"
             )
-        return [value for pickled in _frames(memoryview(data)) for value in load(pickled)]
-
-
-def _frames(data: memoryview) -> Iterator[memoryview]:
-    start = 0
-    while start < len(data):
-        (length,) = _LENGTH.unpack_from(data, start)
-        start += _LENGTH.size
-        yield data[start : start + length]
-        start += length
+        return [value for pickled in frames(memoryview(data), _LENGTH) for value in load(pickled)]

@@ -16,7 +16,7 @@ from typing import IO, Any, ClassVar, Unpack
 
 from flowsnap.connectors.compression import compression_of, damage, decompressed
 from flowsnap.connectors.file_sink import FileSink, SinkOptions, file_body
-from flowsnap.connectors.files import Paths
+from flowsnap.connectors.files import Paths, open_input
 from flowsnap.connectors.lines import (
     EachLine,
     LineFiles,
@@ -40,6 +40,9 @@ from flowsnap.errors import ConfigError, MalformedInput, StorageError
 
 _SIMPLE = frozenset({str, int, float, type(None)})
 """Types of fields that csv writes as we want them."""
+
+HEADER_BYTES = 1 << 16
+"""How much of an object is fetched for its header; a longer one is found all the same."""
 
 HINT = (
     "every record must have a field for each column, of its type where one is given; where fields"
@@ -92,7 +95,8 @@ class CsvFiles(LineFiles, FileSink):
                 "give columns=[...] or type="
             )
         self.quote = b'"' if options.get("multiline", False) else b""
-        if self.follow and (self.quote or (self.header and not self.columns)):
+        is_growing = self.follow and not self.is_remote
+        if is_growing and (self.quote or (self.header and not self.columns)):
             raise ConfigError("follow: a CSV file that grows is read line by line").hint(
                 "leave multiline out, and name the columns: columns=[...] or type="
             )
@@ -103,14 +107,14 @@ class CsvFiles(LineFiles, FileSink):
     def parser(self) -> Parser:
         return self._parser(self.columns)
 
-    def parser_of(self, path: str) -> Parser:
+    def parser_of(self, payload: dict[str, Any]) -> Parser:
         """Return a parser of one file.
 
         Raises:
             MalformedInput: its header is no line of CSV.
             StorageError: it cannot be read.
         """
-        return self._parser(self._header_of(path) if self.header else self.columns)
+        return self._parser(self._header_of(payload) if self.header else self.columns)
 
     def _parser(self, columns: Sequence[str]) -> Parser:
         to_values = _to_values(self.type, columns)
@@ -153,8 +157,9 @@ class CsvFiles(LineFiles, FileSink):
                 raise ValueError(f"{len(row)} fields where there are {count} columns")
         return rows
 
-    def _header_of(self, path: str) -> tuple[str, ...]:
-        line = _first_record(path, self.quote)
+    def _header_of(self, payload: dict[str, Any]) -> tuple[str, ...]:
+        path = payload["path"]
+        line = _first_record(payload, self.quote)
         try:
             (names,) = csv.reader([line.decode()], delimiter=self.delimiter, strict=True)
         except (ValueError, csv.Error) as error:
@@ -198,9 +203,10 @@ class CsvFiles(LineFiles, FileSink):
         return text.getvalue().encode()
 
 
-def _first_record(path: str, quote: bytes) -> bytes:
+def _first_record(payload: dict[str, Any], quote: bytes) -> bytes:
+    path = payload["path"]
     try:
-        with open(path, "rb") as raw:
+        with open_input({**payload, "end": HEADER_BYTES}) as raw:
             file = decompressed(raw, compression_of(path))
             line = file.readline()
             while quote and line.count(quote) % 2 and (more := file.readline()):

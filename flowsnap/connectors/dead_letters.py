@@ -3,7 +3,7 @@
 A source that is told ``on_error="dead-letter"`` gives a DeadLetter in the place of a record that it
 cannot make, in order with the others, so that its position moves past it with them. Behind such a
 source stands a step that tells the two apart, in the same task. So a dead letter is as much a part
-of a checkpoint as a record is, and comes exactly once.
+of a checkpoint as a record is, and comes exactly once. For those of sinks see ``fitting.py``.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
     ``raw`` is its text; bytes that are not UTF-8 are written as ``\xff``. It is left out of the
     representation, which may come into a log: it can hold anything.
+
+    Of a record that its sink could not take, ``raw`` is the record as JSON, ``source`` the sink and
+    its subtask, and ``offset`` how many records had come there before.
     """
 
     raw: str

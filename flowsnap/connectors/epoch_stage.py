@@ -24,7 +24,8 @@ from typing import IO, Any
 
 import msgspec
 
-from flowsnap.connectors.parts import operator_tag, run_tag, translated
+from flowsnap.connectors.frames import frame, frames
+from flowsnap.connectors.parts import operator_tag, run_tag, sync_directory, translated
 from flowsnap.core.operator import SinkContext
 from flowsnap.errors import StorageError
 
@@ -63,17 +64,17 @@ class EpochStage:
         Raises:
             StorageError: the job directory cannot be written.
         """
-        frame = _LENGTH.pack(len(data)) + data
+        framed = frame(data, _LENGTH)
         self._rows += rows
-        self._size_bytes += len(frame)
+        self._size_bytes += len(framed)
         if self._file is None and self._size_bytes <= self._inline_bytes:
-            self._frames.append(frame)
+            self._frames.append(framed)
             return
         with translated(f"writing below {self._directory}"):
             if self._file is None:
                 self._file = self._create()
-            self._file.write(frame)
-        self._sha256.update(frame)
+            self._file.write(framed)
+        self._sha256.update(framed)
 
     def seal(self) -> dict[str, Any] | None:
         """Make the epoch durable and begin the next; return where its rows are, or None.
@@ -90,7 +91,7 @@ class EpochStage:
                 file.flush()
                 os.fsync(file.fileno())
                 file.close()
-                _sync_directory(self._directory)
+                sync_directory(self._directory)
             where = {
                 "directory": self._directory,
                 "file": self._name,
@@ -108,8 +109,8 @@ class EpochStage:
         """
         decode = msgspec.msgpack.Decoder(list[row_type]).decode
         if "data" in sealed:
-            for frame in _frames(memoryview(sealed["data"])):
-                yield from decode(frame)
+            for one in frames(memoryview(sealed["data"]), _LENGTH):
+                yield from decode(one)
             return
         path = self._find(sealed)
         with translated(f"reading {path}"), open(path, "rb") as file:
@@ -157,9 +158,9 @@ class EpochStage:
         self._count += 1
         self._name = f"{self._prefix}-{self._count:08}.log"
         file = open(os.path.join(self._directory, self._name), "xb")  # noqa: SIM115 - seal closes it
-        for frame in self._frames:
-            file.write(frame)
-            self._sha256.update(frame)
+        for framed in self._frames:
+            file.write(framed)
+            self._sha256.update(framed)
         self._frames = []
         return file
 
@@ -190,20 +191,3 @@ def remove_epochs(directory: str, run_ids: tuple[str, ...]) -> None:
             if match["run"] in runs:
                 with suppress(FileNotFoundError):
                     os.unlink(os.path.join(directory, match[0]))
-
-
-def _frames(data: memoryview) -> Iterator[memoryview]:
-    start = 0
-    while start < len(data):
-        (length,) = _LENGTH.unpack_from(data, start)
-        start += _LENGTH.size
-        yield data[start : start + length]
-        start += length
-
-
-def _sync_directory(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

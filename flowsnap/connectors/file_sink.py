@@ -7,10 +7,10 @@ directories and for when a part ends.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any, ClassVar, Literal, TypedDict, get_args
 
+from flowsnap.bucket.url import is_url
 from flowsnap.config import Duration, Size, duration_ms, size_bytes
 from flowsnap.connectors.compression import (
     SUFFIXES,
@@ -19,6 +19,8 @@ from flowsnap.connectors.compression import (
     check_compression,
     compressing,
 )
+from flowsnap.connectors.fitting import tried
+from flowsnap.connectors.output import Output, output_at, resolved
 from flowsnap.connectors.partitioned import (
     Body,
     Directories,
@@ -29,24 +31,18 @@ from flowsnap.connectors.partitioned import (
     grouped,
     misplaced,
 )
-from flowsnap.connectors.parts import (
-    remove_files,
-    remove_later,
-    remove_uncommitted,
-    run_tag,
-    run_tag_of,
-    translated,
-)
-from flowsnap.connectors.typed import MISFITS, cause_of, checker, reason_of
+from flowsnap.connectors.parts import run_tag, run_tag_of, translated
+from flowsnap.connectors.typed import UNENCODABLE, cause_of, checker, reason_of
 from flowsnap.core.element import Batch
 from flowsnap.core.ids import CheckpointId
-from flowsnap.core.operator import Sink, SinkContext, Submission
-from flowsnap.errors import ConfigError, OperatorError
+from flowsnap.core.operator import Misfits, Sink, SinkContext, Submission
+from flowsnap.errors import ConfigError, OperatorError, StorageError
 
 Existing = Literal["error", "append", "replace"]
 
-UNENCODABLE: tuple[type[Exception], ...] = (*MISFITS, TypeError, NotImplementedError, OverflowError)
-"""What is raised by an encoder for a record that has no form in its format."""
+
+OBJECT_BYTES_MAX = 4 * 2**30
+"""How large a part may become in object storage; S3 copies up to 5 GiB in one request."""
 
 
 class SinkOptions(TypedDict, total=False):
@@ -93,14 +89,24 @@ class FileSink(Sink):
         self.partition_by = options.get("partition_by")
         if self.partition_by is not None:
             directories_of(self.partition_by)
-        size, age = options.get("roll_size"), options.get("roll_every")
+        age = options.get("roll_every")
         self.rolling = Rolling(
-            None if size is None else size_bytes(size, "roll_size", at_least=1),
+            self._roll_bytes(options.get("roll_size")),
             None if age is None else duration_ms(age, "roll_every", at_least_ms=1),
         )
         self.compression = check_compression(options.get("compression"))
-        self._directory: str | None = None
+        self._place: str | None = None
         self._submission: Submission | None = None
+
+    def _roll_bytes(self, size: Size | None) -> int | None:
+        if not is_url(self.paths[0]):
+            return None if size is None else size_bytes(size, "roll_size", at_least=1)
+        rolled = size_bytes("128MB" if size is None else size, "roll_size", at_least=1)
+        if rolled > OBJECT_BYTES_MAX:
+            raise ConfigError(
+                f"roll_size: a part of {rolled} bytes is too large for an object"
+            ).hint("4GB at most: a service copies no more at once")
+        return rolled
 
     @property
     def suffix(self) -> str:
@@ -121,77 +127,71 @@ class FileSink(Sink):
         """Make the directory, try whether it can be written, and deal with what it holds."""
         if len(self.paths) > 1:
             raise ConfigError(f"a sink writes into one directory, not {len(self.paths)}")
-        directory = os.path.abspath(self.paths[0])
-        self._directory, self._submission = directory, submission
+        self._place, self._submission = resolved(self.paths[0]), submission
+        output = self._output()
         try:
-            os.makedirs(directory, exist_ok=True)
-            probe = os.path.join(directory, f".flowsnap-probe-{os.getpid()}.tmp")
-            with open(probe, "wb"):
-                os.unlink(probe)
+            output.make()
             if submission.is_fresh:
-                self._start_over(submission)
-            for below in self._directories():
-                remove_later(below, submission)
-        except OSError as error:
-            raise ConfigError(f"{directory} cannot be written: {error.strerror}").hint(
+                self._start_over(output, submission)
+            output.remove_later(submission)
+        except (OSError, StorageError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"{output.place} cannot be written: {reason}").hint(
                 "give a directory that whoever runs the job may write into"
             ) from error
 
     def on_finish(self) -> None:
         """Remove what failed attempts left uncommitted."""
-        if self._directory is not None and self._submission is not None:
+        if self._place is not None and self._submission is not None:
             run_id, operator = self._submission.run_id, self._submission.operator
-            with translated(f"removing uncommitted output from {self._directory}"):
-                for below in self._directories():
-                    remove_uncommitted(below, [run_id], operator)
+            with translated(f"removing uncommitted output from {self._place}"):
+                self._output().remove_uncommitted([run_id], operator)
 
-    def _start_over(self, submission: Submission) -> None:
-        directories = list(self._directories())
-        for below in directories:
-            remove_uncommitted(below, submission.former_run_ids)
+    def _output(self) -> Output:
+        place = self._place or resolved(self.paths[0])
+        return output_at(place, is_parted=self.partition_by is not None)
+
+    def _start_over(self, output: Output, submission: Submission) -> None:
+        output.remove_uncommitted(submission.former_run_ids)
         if self.existing == "append":
             return
-        found = [(below, name) for below in directories for name in self._parts_in(below)]
         former = {run_tag(run_id) for run_id in submission.former_run_ids}
-        parts = [one for one in found if run_tag_of(one[1]) != run_tag(submission.run_id)]
-        foreign = [one for one in parts if run_tag_of(one[1]) not in former]
+        own = run_tag(submission.run_id)
+        ends = tuple(self.file_suffix + end for end in ("", *SUFFIXES.values()))
+        parts = [
+            (directory, name)
+            for directory, name in output.parts()
+            if name.startswith("part-") and name.endswith(ends) and run_tag_of(name) != own
+        ]
+        foreign = [name for _, name in parts if run_tag_of(name) not in former]
         if foreign and self.existing == "error":
             raise ConfigError(
-                f"{directories[0]} holds {len(foreign)} parts of another job,"
-                f" such as {min(name for _, name in foreign)}"
+                f"{output.place} holds {len(foreign)} parts of another job, such as {min(foreign)}"
             ).hint(
                 'write into another directory, or choose: existing="append" leaves them there, '
                 'existing="replace" removes them'
             )
-        for below in directories:
-            remove_files(below, [name for place, name in parts if place == below])
-
-    def _parts_in(self, directory: str) -> Iterator[str]:
-        ends = tuple(self.file_suffix + end for end in ("", *SUFFIXES.values()))
-        for name in os.listdir(directory):
-            if name.startswith("part-") and name.endswith(ends):
-                yield name
-
-    def _directories(self) -> Iterator[str]:
-        """Yield the directory, and those below it if records are parted."""
-        root = self._directory or os.path.abspath(self.paths[0])
-        yield root
-        if self.partition_by is not None:
-            for parent, names, _ in os.walk(root):
-                names[:] = sorted(name for name in names if not name.startswith("."))
-                yield from (os.path.join(parent, name) for name in names)
+        output.remove(parts)
 
     # --- in the task --------------------------------------------------------------------------
 
     def open(self, context: SinkContext) -> None:
-        directory = self._directory or os.path.abspath(self.paths[0])
-        self._context = context
-        self._encode = self.encoder()
-        self._check = checker(self.type)
-        self._places: Directories | None = None
-        if self.partition_by is not None:
-            self._places = directories_of(self.partition_by)
-        self._parts = PartitionedParts(directory, context, self.suffix, self.body, self.rolling)
+        self._begin_encoding(context)
+        self._parts = PartitionedParts(
+            self._output(), context, self.suffix, self.body, self.rolling
+        )
+
+    def misfits(self, context: SinkContext) -> Misfits:
+        """Return what tells the records that have no form in the format, or no directory."""
+        self._begin_encoding(context)
+
+        def attempt(batch: Batch) -> None:
+            self._encoded(batch.values)
+            if self._places is not None:
+                self._places(batch)
+
+        is_function = callable(self.partition_by)  # Whose errors may tell a value.
+        return tried(attempt, () if is_function else (TypeError, ValueError, OSError))
 
     def write(self, batch: Batch) -> None:
         """Append the records.
@@ -218,15 +218,23 @@ class FileSink(Sink):
     def prepare(self, checkpoint_id: CheckpointId) -> dict[str, Any] | None:
         return self._parts.prepare(checkpoint_id)
 
-    def commit(self, committables: Sequence[dict[str, Any]]) -> None:
-        self._parts.commit(committables)
+    def commit(self, committables: Sequence[dict[str, Any]]) -> bool | None:
+        return self._parts.commit(committables)
 
     def recover(self, committables: Sequence[dict[str, Any]]) -> None:
-        self._parts.recover(committables, list(self._directories()))
+        self._parts.recover(committables)
 
     def close(self) -> None:
         if hasattr(self, "_parts"):  # Not where an operator before it has failed to open.
             self._parts.close()
+
+    def _begin_encoding(self, context: SinkContext) -> None:
+        self._context = context
+        self._encode = self.encoder()
+        self._check = checker(self.type)
+        self._places: Directories | None = None
+        if self.partition_by is not None:
+            self._places = directories_of(self.partition_by)
 
     def _encoded(self, values: list[Any]) -> Any:
         try:
@@ -253,7 +261,8 @@ class FileSink(Sink):
             subtask=subtask,
             record=record,
         ).hint(
-            "map records to dicts, lists, strings, numbers, dataclasses or Structs before the sink"
+            "map records to dicts, lists, strings, numbers, dataclasses or Structs before the sink,"
+            " or have such records leave it: .sink(..., dead_letters=...)"
         )
 
     def _is_encodable(self, value: Any) -> bool:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from flowsnap.bucket.url import is_url
 from flowsnap.connectors.compression import compression_of
 from flowsnap.connectors.files import find_growing
 from flowsnap.core.element import Batch
@@ -51,8 +52,10 @@ def lanes(paths: Sequence[str], count: int) -> list[Split]:
     Raises:
         ConfigError: a path can never lead to a file.
     """
-    absolute = [os.path.abspath(path) for path in paths]
+    absolute = [path if is_url(path) else os.path.abspath(path) for path in paths]
     for path in absolute:
+        if is_url(path):  # Of objects, which are looked at one by one, any may be followed.
+            continue
         fixed = next(one for one in (path, *map(str, Path(path).parents)) if os.path.exists(one))
         is_dead_end = fixed != path and not os.path.isdir(fixed)
         if is_dead_end or compression_of(path) is not None:
@@ -63,6 +66,12 @@ def lanes(paths: Sequence[str], count: int) -> list[Split]:
         Split(f"follow-{lane}", {"lane": lane, "of": count, "paths": absolute})
         for lane in range(count)
     ]
+
+
+def kept_lanes(paths: Sequence[str], known: Sequence[tuple[Split, Any]]) -> list[Split]:
+    """Return the lanes of a job that goes on, which look for files where they are told now."""
+    found = lanes(paths, 1)[0].payload["paths"]
+    return [Split(split.id, {**split.payload, "paths": found}) for split, _ in known]
 
 
 def lane_of(path: str, count: int) -> int:

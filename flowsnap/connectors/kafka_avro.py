@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from flowsnap.connectors.kafka_format import Decode, Encode, Format, each
+from flowsnap.connectors.rows import describe
 from flowsnap.errors import ConfigError, StoreUnavailable
 
 try:
@@ -108,7 +109,13 @@ class Avro(Format):
         def encode(value: Any) -> bytes:
             stream = io.BytesIO()
             stream.write(head)
-            write(stream, schema, value)
+            try:
+                write(stream, schema, value)
+            except (*self.errors, struct.error) as error:
+                # What it says may quote the value; which field it was comes last.
+                _, on, field = str(error).rpartition(" on field ")
+                text = f"{describe(value)} does not match the schema{on}{field if on else ''}"
+                raise ValueError(text) from None
             return stream.getvalue()
 
         return each(encode)

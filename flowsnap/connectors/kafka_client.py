@@ -116,6 +116,17 @@ class ClientSettings:
         shown = {name: _MASK if _SECRET.search(name) else v for name, v in self._all.items()}
         return f"<ClientSettings {shown}>"
 
+    def number(self, name: str, default: int) -> int:
+        """Return a setting that is a number, or else the client's own default.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        try:
+            return int(self._all.get(name, default))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"settings: {name} is not a number") from error
+
     def hide(self, text: str) -> str:
         """Return a text without the secrets that it may quote."""
         for name, value in self._all.items():

@@ -9,10 +9,18 @@ on both sides, whatever the format.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import NoneType
 from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from flowsnap.connectors.typed import (
+    UNENCODABLE,
+    check_type,
+    checker,
+    encode_hook,
+    json_decoder,
+)
 from flowsnap.errors import ConfigError
 
 Raw = bytes | None
@@ -68,30 +76,34 @@ class String(Format):
 
 
 class Json(Format):
-    """JSON, checked against ``type`` where it is read, if one is given.
+    """JSON, checked against ``type`` where one is given, on both sides.
 
-    ``type``: a ``msgspec.Struct``, a dataclass, anything msgspec decodes.
+    ``type``: a ``msgspec.Struct``, a dataclass, a pydantic model, anything msgspec decodes.
 
     Raises:
         ConfigError: msgspec does not decode the type.
     """
 
-    errors = (TypeError, ValueError, RecursionError, msgspec.MsgspecError)
+    errors = (*UNENCODABLE, msgspec.MsgspecError)
 
     def __init__(self, type: Any = Any) -> None:
-        try:
-            msgspec.json.Decoder(type)
-        except TypeError as error:
-            raise ConfigError(f"type: {type!r} cannot be decoded: {error}").hint(
-                "give a msgspec.Struct, a dataclass, a TypedDict or a builtin type"
-            ) from error
+        check_type(type)
         self.type = type
 
     def decoder(self) -> Decode:
-        return each(msgspec.json.Decoder(self.type).decode)
+        return each(json_decoder(self.type))
 
     def encoder(self, topic: str, *, is_key: bool = False) -> Encode:
-        return each(msgspec.json.Encoder().encode)
+        encode = each(msgspec.json.Encoder(enc_hook=encode_hook).encode)
+        if self.type is Any:
+            return encode
+        check = checker(self.type)
+
+        def checked(values: Sequence[Any]) -> list[Raw]:
+            check([value for value in values if value is not None])
+            return encode(values)
+
+        return checked
 
 
 FormatName = Literal["json", "string", "bytes"]
@@ -139,9 +151,9 @@ def first_misfit(
 
 
 def _bytes(values: Sequence[Any]) -> list[Raw]:
-    for value in values:
-        if value is not None and not isinstance(value, bytes):
-            raise TypeError(f"a {type(value).__name__} is not bytes")
+    for kind in set(map(type, values)):
+        if not issubclass(kind, (bytes, NoneType)):
+            raise TypeError(f"a {kind.__name__} is not bytes")
     return list(values)
 
 

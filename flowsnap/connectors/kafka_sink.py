@@ -9,14 +9,23 @@ from typing import Any, Literal, TypedDict, Unpack, get_args
 
 from flowsnap.config import Duration, Size
 from flowsnap.connectors.epoch_log import INLINE_BYTES, EpochLogSink, EpochMarker
+from flowsnap.connectors.fitting import tried
 from flowsnap.connectors.kafka_client import REQUEST_S, ClientSettings, KafkaRecord
 from flowsnap.connectors.kafka_format import Encode, Format, FormatName, first_misfit, format_of
 from flowsnap.connectors.kafka_markers import MARKER_TOPIC, MarkerTopic, read_once
-from flowsnap.connectors.kafka_producer import FIXED, SLICE_S, RecordProducer, Row
+from flowsnap.connectors.kafka_producer import (
+    FIXED,
+    MESSAGE_BYTES_MAX,
+    SLICE_S,
+    RecordProducer,
+    Row,
+    message_bytes,
+)
 from flowsnap.connectors.kafka_transactions import Transactions
+from flowsnap.connectors.typed import cause_of, reason_of
 from flowsnap.core.element import Batch
 from flowsnap.core.ids import CheckpointId
-from flowsnap.core.operator import SinkContext, Submission
+from flowsnap.core.operator import Misfits, SinkContext, Submission
 from flowsnap.errors import ConfigError, FlowsnapError, StoreUnavailable
 
 Guarantee = Literal["exactly-once", "at-least-once"]
@@ -55,6 +64,9 @@ class KafkaSink(EpochLogSink):
     Raises:
         ConfigError: a setting is wrong.
     """
+
+    _times: Sequence[int] | None
+    """The event times of the batch that is being written."""
 
     def __init__(
         self,
@@ -113,9 +125,7 @@ class KafkaSink(EpochLogSink):
                 self._check_repeats(submission)
 
     def open(self, context: SinkContext) -> None:
-        self._times: Sequence[int] | None = None
-        self._encode_value = self.format.encoder(self.topic)
-        self._encode_key = self.key_format.encoder(self.topic, is_key=True)
+        self._begin_encoding()
         self._direct: RecordProducer | None = None
         self._transactions = Transactions(
             self.settings, self.topic, MarkerTopic(self.settings, self.marker_topic)
@@ -124,6 +134,24 @@ class KafkaSink(EpochLogSink):
         super().open(context)
         if self.guarantee == "at-least-once":
             self._direct = RecordProducer(self.settings, self.topic, {})
+
+    def misfits(self, context: SinkContext) -> Misfits:
+        """Return what tells the records that have no form in the format, or are too large."""
+        self.context = context
+        self._begin_encoding()
+        limit = self.settings.number("message.max.bytes", MESSAGE_BYTES_MAX)
+
+        def attempt(batch: Batch) -> None:
+            self._times = batch.timestamps
+            for index, row in enumerate(self.to_rows(batch.values)):
+                size = message_bytes(row)
+                if size > limit:
+                    raise self.refused(
+                        f"record {index + 1} of a batch of {len(batch)}",
+                        f"has {size} bytes, and message.max.bytes is {limit}",
+                    )
+
+        return tried(attempt)
 
     def write(self, batch: Batch) -> None:
         """Keep the records for the epoch, or send them at once.
@@ -183,9 +211,10 @@ class KafkaSink(EpochLogSink):
         keys: Sequence[bytes | None] | repeat[None] = repeat(None)
         if self.key is not None:
             keys = self._encoded("the key of", self._encode_key, list(map(self.key, values)))
-        raw = self._encoded("", self._encode_value, values)
-        none = repeat(None)
-        return list(zip(raw, keys, self._times or none, none, none, none, strict=False))
+        raw: list[Any] = self._encoded("", self._encode_value, values)
+        if self.key is None and self._times is None and None not in raw:
+            return raw
+        return list(zip(raw, keys, self._times or repeat(None), strict=False))
 
     def apply(self, marker: EpochMarker, rows: Iterator[Any]) -> None:
         self._transactions.apply(marker, rows, self.fence)
@@ -205,6 +234,11 @@ class KafkaSink(EpochLogSink):
         self._transactions.stop()
 
     # --- records ------------------------------------------------------------------------------
+
+    def _begin_encoding(self) -> None:
+        self._times = None
+        self._encode_value = self.format.encoder(self.topic)
+        self._encode_key = self.key_format.encoder(self.topic, is_key=True)
 
     def _rows_of(self, records: list[KafkaRecord]) -> list[Row]:
         for index, record in enumerate(records):
@@ -238,8 +272,8 @@ class KafkaSink(EpochLogSink):
             index = first_misfit(encode, values, errors)
             shown = f"record {index + 1} of a batch of {len(values)}"
             raise self.refused(
-                f"{what} {shown}".strip(), f"cannot be written in the format: {error}"
-            ) from error
+                f"{what} {shown}".strip(), f"cannot be written in the format: {reason_of(error)}"
+            ) from cause_of(error)
 
     def _check_repeats(self, submission: Submission) -> None:
         """Refuse to go back before what has been written, as that can't be taken away."""

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal, TypedDict, Unpack, get_args
 from confluent_kafka import Message, TopicPartition
 
 from flowsnap.config import Duration, duration_ms
+from flowsnap.connectors.dead_letters import DEAD_LETTER, OnError, check_on_error, dead_letter
 from flowsnap.connectors.kafka_client import ClientSettings, KafkaRecord
 from flowsnap.connectors.kafka_consumer import (
     FIXED,
@@ -33,6 +34,7 @@ from flowsnap.connectors.kafka_consumer import (
 )
 from flowsnap.connectors.kafka_format import Decode, Format, FormatName, first_misfit, format_of
 from flowsnap.connectors.kafka_topics import PartitionWatch, Start, TopicQuery, Until, check_point
+from flowsnap.connectors.typed import cause_of, reason_of
 from flowsnap.core.element import Batch
 from flowsnap.core.operator import Source, Split, SplitReader
 from flowsnap.errors import ConfigError, FlowsnapError, MalformedInput
@@ -49,6 +51,7 @@ class SourceOptions(TypedDict, total=False):
     key_format: Format | FormatName
     isolation: Isolation
     on_data_loss: OnDataLoss
+    on_error: OnError
     group: str
     discover_every: Duration
     broker_timeout: Duration
@@ -67,7 +70,8 @@ class KafkaSource(Source):
     Options: ``metadata=True`` gives KafkaRecords, with keys by ``key_format``. ``isolation``:
     ``"read_committed"`` (the default) or ``"read_uncommitted"``. ``on_data_loss``: whether to
     ``"fail"`` (the default) where records to be read have been deleted, or go on at the
-    ``"earliest"`` or ``"latest"``. ``group``: is told the positions after each checkpoint, for
+    ``"earliest"`` or ``"latest"``. ``on_error="dead-letter"``: what is not of its format leaves by
+    the side output of that name. ``group``: is told the positions after each checkpoint, for
     monitoring. ``discover_every``: how often new partitions are looked for. ``broker_timeout``: how
     long no broker may answer. ``settings``: of the client, in librdkafka's names.
 
@@ -100,6 +104,7 @@ class KafkaSource(Source):
         self.isolation = options.get("isolation", "read_committed")
         self.on_data_loss = options.get("on_data_loss", "fail")
         self.group = options.get("group")
+        self.has_dead_letters = check_on_error(options.get("on_error", "fail")) == DEAD_LETTER
         if start == "committed" and self.group is None:
             raise ConfigError('start: "committed" needs to know of which group: give group=')
         every, patience = options.get("discover_every", "30s"), options.get("broker_timeout", "2m")
@@ -185,40 +190,64 @@ class Conversion:
         self._key_errors = source.key_format.errors
         self._has_metadata = source.metadata
         self._is_timed = is_timed
+        self._is_kept = source.has_dead_letters
 
     def batch(self, run: Run, partition: Partition) -> Batch:
-        """Return the records of messages of one partition.
+        """Return the records of messages of one partition, dead letters among them if wanted.
 
         Raises:
-            MalformedInput: a value or key is not of its format.
+            MalformedInput: a value or key is not of its format, and dead letters are not wanted.
         """
-        raw = list(map(Message.value, run))
-        values = self._decoded("value", self._value, raw, (run, partition))
         times = [message.timestamp()[1] for message in run] if self._is_timed else None
-        if self._has_metadata:
-            raw = list(map(Message.key, run))
-            keys = self._decoded("key", self._key, raw, (run, partition))
-            values = list(map(_record, values, keys, run))
-        return Batch(values, times)
-
-    def _decoded(
-        self, what: str, decode: Decode, raw: list[Any], of: tuple[Run, Partition]
-    ) -> list[Any]:
-        errors = self._value_errors if what == "value" else self._key_errors
         try:
-            return decode(raw)
-        except FlowsnapError:
-            raise  # Of a schema registry: the record may be well.
-        except errors as error:
-            run, partition = of
-            offset = offset_of(run[first_misfit(decode, raw, errors)])
+            return Batch(self._values(run), times)
+        except _Unreadable as error:
+            if self._is_kept:
+                return Batch([self._value_or_letter(one, partition) for one in run], times)
+            offset = offset_of(run[error.index])
             raise MalformedInput(
-                f"{partition}: the {what} at offset {offset} is not what was expected: {error}",
+                f"{partition}: {error.what} at offset {offset} is not what was expected: {error}",
                 file=str(partition),
                 offset=offset,
-            ).hint(
-                'read it as format="bytes" and decode it in a step with on_error, to skip such ones'
-            ) from error
+            ).hint('to skip such records, or send them elsewhere: on_error="dead-letter"') from (
+                error.__cause__
+            )
+
+    def _values(self, run: Run) -> list[Any]:
+        raw = list(map(Message.value, run))
+        values = _decoded("the value", self._value, raw, self._value_errors)
+        if not self._has_metadata:
+            return values
+        raw = list(map(Message.key, run))
+        keys = _decoded("the key", self._key, raw, self._key_errors)
+        return list(map(_record, values, keys, run))
+
+    def _value_or_letter(self, message: Message, partition: Partition) -> Any:
+        try:
+            return self._values([message])[0]
+        except _Unreadable as error:
+            reason = f"{error.what}: {error}"
+            return dead_letter(message.value() or b"", reason, str(partition), offset_of(message))
+
+
+class _Unreadable(Exception):
+    """A value or a key is not of its format: that of the message at ``index`` of a run."""
+
+    def __init__(self, what: str, index: int, error: Exception) -> None:
+        super().__init__(reason_of(error))
+        self.what = what
+        self.index = index
+
+
+def _decoded(
+    what: str, decode: Decode, raw: list[Any], errors: tuple[type[Exception], ...]
+) -> list[Any]:
+    try:
+        return decode(raw)
+    except FlowsnapError:
+        raise  # Of a schema registry: the record may be well.
+    except errors as error:
+        raise _Unreadable(what, first_misfit(decode, raw, errors), error) from cause_of(error)
 
 
 class KafkaReader(SplitReader):

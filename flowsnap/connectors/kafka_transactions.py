@@ -136,7 +136,7 @@ class Transactions:
             return
         id_ = "-".join((self.prefix, *map(str, writer)))
         producer = RecordProducer(self._settings, self._topic, {"transactional.id": id_})
-        self._repeat("beginning transactions", producer.client.init_transactions)
+        self._repeat("beginning transactions", producer, producer.client.init_transactions)
         self._producers[writer] = producer
 
     @contextmanager
@@ -145,7 +145,7 @@ class Transactions:
             producer.client.begin_transaction()
         try:
             yield
-            self._repeat("committing", producer.client.commit_transaction)
+            self._repeat("committing", producer, producer.client.commit_transaction)
         except BaseException:
             # Readers wait for its end. If this fails too, the next initialisation ends it.
             with suppress(KafkaException):
@@ -154,18 +154,18 @@ class Transactions:
         finally:
             producer.client.poll(0)
 
-    def _repeat(self, action: str, call: Callable[[float], None]) -> None:
+    def _repeat(self, action: str, producer: RecordProducer, call: Callable[[float], None]) -> None:
         deadline_s = time.monotonic() + REQUEST_S
         while True:
             try:
                 call(SLICE_S)
                 return
             except KafkaException as error:
+                producer.client.poll(0)
+                producer.check()  # It says why; the exception only that it failed.
                 inner = cause(error)
                 is_late = self._stopping.is_set() or time.monotonic() > deadline_s
                 if inner is None or not inner.retriable() or is_late:
-                    for producer in self._producers.values():
-                        producer.check()  # It says why; the transaction only that it failed.
                     with translated(action):
                         raise
 

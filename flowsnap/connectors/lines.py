@@ -13,11 +13,11 @@ a file that has lost bytes is an error. Files that grow are followed instead: se
 from __future__ import annotations
 
 import codecs
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, ClassVar, TypedDict, Unpack
 
+from flowsnap.bucket.url import is_url
 from flowsnap.config import Duration, Size, duration_ms, size_bytes
 from flowsnap.connectors.compression import (
     compression_of,
@@ -27,8 +27,17 @@ from flowsnap.connectors.compression import (
     zstandard,
 )
 from flowsnap.connectors.dead_letters import DeadLetter, OnError, check_on_error, dead_letter
-from flowsnap.connectors.files import InputFile, Paths, as_paths, find_files
-from flowsnap.connectors.follow import FollowReader, lanes
+from flowsnap.connectors.files import (
+    InputFile,
+    Paths,
+    are_remote,
+    as_paths,
+    find_files,
+    kept_versions,
+    open_input,
+    size_of,
+)
+from flowsnap.connectors.follow import FollowReader, kept_lanes, lanes
 from flowsnap.connectors.options import check_options
 from flowsnap.connectors.typed import MISFITS, cause_of, reason_of
 from flowsnap.core.element import Batch
@@ -41,6 +50,9 @@ Parser = Callable[[bytes, str, int], list[Any]]
 
 COUNTED_BYTES_MAX = 1 << 28
 """Up to which offset the lines before a malformed one are counted, to tell its number."""
+
+FETCHED_BYTES_MAX = 1 << 23
+"""The same of an object, which has to be fetched for that."""
 
 
 class LineOptions(TypedDict, total=False):
@@ -60,7 +72,7 @@ class LineFiles(Source):
     read; None: one subtask reads a file. ``batch_bytes`` (64 KB): how much is read at once.
     ``on_error="dead-letter"``: what does not parse leaves by the side output of that name.
     ``follow=True``: files are read on as they grow, and new ones are looked for every
-    ``look_every`` (1 s).
+    ``look_every`` (1 s). Of objects, new ones are read as they appear, and looked for every 10 s.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -82,7 +94,9 @@ class LineFiles(Source):
         self.on_error = check_on_error(options.get("on_error", "fail"))
         self.has_dead_letters = self.on_error == "dead-letter"
         self.follow = bool(options.get("follow", False))
-        self.look_ms = duration_ms(options.get("look_every", "1s"), "look_every", at_least_ms=1)
+        self.is_remote = are_remote(self.paths, self.follow)
+        look_every = options.get("look_every", "10s" if self.is_remote else "1s")
+        self.look_ms = duration_ms(look_every, "look_every", at_least_ms=1)
         self.bounded = self.discovers = not self.follow
 
     def parser(self) -> Parser:
@@ -101,10 +115,11 @@ class LineFiles(Source):
 
     def splits_after(self, parallelism: int, known: Sequence[tuple[Split, Any]]) -> Sequence[Split]:
         """Return the splits of a job that goes on; lanes look for files where they are told now."""
-        if not (self.follow and known):
-            return super().splits_after(parallelism, known)
-        paths = lanes(self.paths, 1)[0].payload["paths"]
-        return [Split(split.id, {**split.payload, "paths": paths}) for split, _ in known]
+        if not self.follow:
+            return kept_versions(self.splits(parallelism), known)
+        if not known:
+            return self.splits(parallelism)
+        return kept_lanes(self.paths, known)
 
     def open_split(self, split: Split, position: Any) -> SplitReader:
         """Return a reader of one range, or of what is followed.
@@ -113,24 +128,32 @@ class LineFiles(Source):
             StorageError: the file has vanished, or is now shorter than ``position``.
             MalformedInput: it is no gzip file though it is called so.
         """
-        if self.follow:
-            return FollowReader(
-                split,
-                position,
-                batch_bytes=self.batch_bytes,
-                parse=self.parser(),
-                look_ms=self.look_ms,
-            )
+        if not self.follow:
+            return self.open_range(split, position)
+        if self.is_remote:
+            from flowsnap.connectors.follow_objects import ObjectLane  # noqa: PLC0415 - an extra
+
+            return ObjectLane(split, position, open_split=self.open_range, look_ms=self.look_ms)
+        return FollowReader(
+            split,
+            position,
+            batch_bytes=self.batch_bytes,
+            parse=self.parser(),
+            look_ms=self.look_ms,
+        )
+
+    def open_range(self, split: Split, position: Any) -> SplitReader:
+        """Return a reader of one range of one file; raises as ``open_split``."""
         return LineReader(
             split,
             position,
             batch_bytes=self.batch_bytes,
-            parse=self.parser_of(split.payload["path"]),
+            parse=self.parser_of(split.payload),
             quote=self.quote,
         )
 
-    def parser_of(self, path: str) -> Parser:
-        """Return a new parser of the lines of one file."""
+    def parser_of(self, payload: dict[str, Any]) -> Parser:
+        """Return a new parser of the lines of the file of a split."""
         return self.parser()
 
     def _cut(self, file: InputFile) -> Iterator[Split]:
@@ -140,13 +163,12 @@ class LineFiles(Source):
             zstandard()
         if compression is not None or self.reads_whole_files or self.quote:
             # Where a record may span lines, no one can tell from the middle where it begins.
-            yield Split(f"{file.name}@0", {"path": file.path, "start": 0, "end": None}, size)
+            yield Split(f"{file.name}@0", file.payload(0, None), size)
             return
         step = self.split_bytes or max(size, 1)
         for start in range(0, max(size, 1), step):
             end = min(start + step, size)
-            payload = {"path": file.path, "start": start, "end": end}
-            yield Split(f"{file.name}@{start}", payload, end - start)
+            yield Split(f"{file.name}@{start}", file.payload(start, end), end - start)
 
 
 class LineReader(SplitReader):
@@ -174,7 +196,7 @@ class LineReader(SplitReader):
         self._compression = compression_of(self._path)
         self._offset = self._start if position is None else position
         with self._translated():
-            self._raw = open(self._path, "rb")  # noqa: SIM115 - closed by close()
+            self._raw = open_input(split.payload)
         self._file: IO[bytes] = self._raw
         try:
             self._file = decompressed(self._raw, self._compression)
@@ -209,7 +231,7 @@ class LineReader(SplitReader):
         self._raw.close()
 
     def _seek(self, *, is_fresh: bool) -> None:
-        if self._end is not None and os.fstat(self._raw.fileno()).st_size < self._offset:
+        if self._end is not None and size_of(self._raw) < self._offset:
             raise self._shrank()
         if is_fresh and self._start > 0:
             # From one byte earlier, so that a line which begins exactly at the start is kept.
@@ -248,7 +270,7 @@ class LineReader(SplitReader):
         return b"".join(lines)
 
     def _shrank(self) -> StorageError:
-        size = os.fstat(self._raw.fileno()).st_size
+        size = size_of(self._raw)
         expected = self._offset if self._end is None else max(self._offset, self._end)
         return StorageError(
             f"{self._path} is shorter than it was: {size} bytes, bytes up to {expected} are missing"
@@ -326,16 +348,16 @@ class EachLine:
 
 def line_number(path: str, offset: int) -> int | None:
     """Return the number of the line that begins at an offset, from 1; None: it is not known."""
-    if offset > COUNTED_BYTES_MAX:
+    if offset > (FETCHED_BYTES_MAX if is_url(path) else COUNTED_BYTES_MAX):
         return None
     number, left = 1, offset
     try:
-        with open(path, "rb") as raw:
+        with open_input({"path": path}) as raw:
             file = decompressed(raw, compression_of(path))
             while left and (data := file.read(min(left, 1 << 20))):
                 number += data.count(b"\n")
                 left -= len(data)
-    except OSError:
+    except (OSError, StorageError):
         return None
     except damage():
         return None

@@ -10,9 +10,11 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date, datetime, time
 from decimal import Decimal
+from itertools import chain
 from typing import IO, Any, ClassVar, Unpack
 
 import msgspec
@@ -27,11 +29,21 @@ except ImportError as error:
         "pip install 'flowsnap[parquet]'"
     ) from error
 
-from flowsnap.config import Size, size_bytes
+from flowsnap.config import Duration, Size, duration_ms, size_bytes
 from flowsnap.connectors.dead_letters import DeadLetter, OnError, check_on_error, dead_letter
 from flowsnap.connectors.file_sink import FileSink, SinkOptions
-from flowsnap.connectors.files import InputFile, Paths, as_paths, find_files
+from flowsnap.connectors.files import (
+    InputFile,
+    Paths,
+    are_remote,
+    as_paths,
+    find_files,
+    kept_versions,
+    open_scattered,
+)
+from flowsnap.connectors.follow import kept_lanes, lanes
 from flowsnap.connectors.options import check_options, chosen
+from flowsnap.connectors.rows import describe
 from flowsnap.connectors.typed import (
     MISFITS,
     cause_of,
@@ -46,6 +58,9 @@ from flowsnap.core.operator import Source, Split, SplitReader, Submission
 
 ROW_GROUP_ROWS = 100_000
 """How many rows of a part are held back, to be written as one row group."""
+
+LOOKS_AT_ONCE = 8
+"""How many footers are read at once when a job is submitted: objects are far away."""
 
 _PLAIN: dict[Any, Any] = {
     bool: pa.bool_(),
@@ -67,6 +82,8 @@ class ParquetOptions(SinkOptions, total=False):
     on_error: OnError
     columns: Sequence[str] | None
     schema: Any
+    follow: bool
+    look_every: Duration
 
 
 class ParquetFiles(Source, FileSink):
@@ -75,7 +92,8 @@ class ParquetFiles(Source, FileSink):
     As a source: the files that ``path`` means, as for ``TextFiles``. A record is a dict by column,
     or a ``type``. ``columns`` are those that are read; by default the fields of ``type``, or all.
     ``split_bytes`` (64 MB, compressed): row groups that are larger together are read by several
-    subtasks; None: one reads a file.
+    subtasks; None: one reads a file. ``follow=True``: of objects, new ones are read as they appear,
+    and looked for every ``look_every`` (10 s).
 
     As a sink: parts as of ``JsonLinesFiles``. The columns are those of ``schema``, a
     ``pyarrow.Schema``, or the fields of ``type``. A part is held in memory by row groups.
@@ -99,6 +117,13 @@ class ParquetFiles(Source, FileSink):
         )
         self.on_error = check_on_error(options.get("on_error", "fail"))
         self.has_dead_letters = self.on_error == "dead-letter"
+        self.follow = bool(options.get("follow", False))
+        if self.follow and not are_remote(self.paths, self.follow):
+            raise ConfigError("follow: a Parquet file does not grow").hint(
+                "objects can be followed: write a URL, such as s3://bucket/events"
+            )
+        self.look_ms = duration_ms(options.get("look_every", "10s"), "look_every", at_least_ms=1)
+        self.bounded = self.discovers = not self.follow
         self.columns = _columns(options.get("columns"), type)
         self.schema: pa.Schema | None = options.get("schema")
         if self.schema is not None and not isinstance(self.schema, pa.Schema):
@@ -114,31 +139,51 @@ class ParquetFiles(Source, FileSink):
     def splits(self, parallelism: int) -> list[Split]:
         """Return ranges of row groups of all files; they do not depend on ``parallelism``.
 
+        Where objects are followed, there is one lane for each subtask.
+
         Raises:
             ConfigError: a file is missing, unreadable, or no Parquet file.
         """
-        return [split for file in find_files(self.paths) for split in self._cut(file)]
+        if self.follow:
+            return lanes(self.paths, parallelism)
+        files = find_files(self.paths)
+        with ThreadPoolExecutor(LOOKS_AT_ONCE, "flowsnap-parquet") as pool:
+            return list(chain.from_iterable(pool.map(self._cut, files)))
 
-    def open_split(self, split: Split, position: int | None) -> SplitReader:
-        """Return a reader of a range of row groups.
+    def splits_after(self, parallelism: int, known: Sequence[tuple[Split, Any]]) -> Sequence[Split]:
+        if self.follow and known:
+            return kept_lanes(self.paths, known)
+        return kept_versions(self.splits(parallelism), known)
+
+    def open_split(self, split: Split, position: Any) -> SplitReader:
+        """Return a reader of a range of row groups, or of a lane.
 
         Raises:
             StorageError: the file has vanished, or cannot be read.
             MalformedInput: it is no Parquet file any more, or lacks a column.
         """
+        if not self.follow:
+            return self.open_range(split, position)
+        from flowsnap.connectors.follow_objects import ObjectLane  # noqa: PLC0415 - needs an extra
+
+        return ObjectLane(split, position, open_split=self.open_range, look_ms=self.look_ms)
+
+    def open_range(self, split: Split, position: Any) -> SplitReader:
+        """Return a reader of a range of row groups; raises as ``open_split``."""
         convert = None if self.type is Any else converter(self.type)
         return ParquetReader(
             split, position, columns=self.columns, convert=convert, on_error=self.on_error
         )
 
-    def _cut(self, file: InputFile) -> Iterator[Split]:
+    def _cut(self, file: InputFile) -> list[Split]:
         try:
-            with pq.ParquetFile(file.path) as opened:
+            with pq.ParquetFile(open_scattered(file.payload(0, None))) as opened:
                 metadata = opened.metadata
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, StorageError) as error:
             raise ConfigError(f"{file.path} is no Parquet file: {error}").hint(
                 "leave it out, or look at it with another reader"
             ) from error
+        splits = []
         start = rows = size = 0
         for group in range(metadata.num_row_groups):
             rows += metadata.row_group(group).num_rows
@@ -148,13 +193,17 @@ class ParquetFiles(Source, FileSink):
             )
             is_last = group + 1 == metadata.num_row_groups
             if is_last or (self.split_bytes is not None and size >= self.split_bytes):
-                payload = {"path": file.path, "start": start, "end": group + 1}
-                yield Split(f"{file.name}@{start}", payload, rows)
+                splits.append(Split(f"{file.name}@{start}", file.payload(start, group + 1), rows))
                 start, rows, size = group + 1, 0, 0
+        return splits
 
     # --- sink ---------------------------------------------------------------------------------
 
     def on_submit(self, submission: Submission) -> None:
+        self._written_schema()
+        super().on_submit(submission)
+
+    def _written_schema(self) -> pa.Schema:
         fields = columns_of(self.type)
         if self.schema is None and fields:
             self.schema = pa.schema([(name, arrow_type(one, name)) for name, one in fields.items()])
@@ -162,29 +211,37 @@ class ParquetFiles(Source, FileSink):
             raise ConfigError("a sink of Parquet files needs to know its columns").hint(
                 "give type= or schema=pyarrow.schema(...)"
             )
-        super().on_submit(submission)
+        return self.schema
 
     def encoder(self) -> Callable[[list[Any]], pa.Table]:
-        schema = self.schema
-        assert schema is not None, "on_submit has checked it"
+        schema = self._written_schema()
         names = schema.names
 
         def encode(values: list[Any]) -> pa.Table:
             columns = zip(*rows_of(values, names), strict=True)
-            try:
-                arrays = [
-                    pa.array(column, field.type)
-                    for column, field in zip(columns, schema, strict=True)
-                ]
-            except pa.ArrowException as error:
-                raise TypeError(str(error)) from error
+            arrays = [_array(column, field) for column, field in zip(columns, schema, strict=True)]
             return pa.Table.from_arrays(arrays, schema=schema)
 
         return encode
 
     def body(self, file: IO[bytes]) -> ParquetBody:
-        assert self.schema is not None, "on_submit has checked it"
-        return ParquetBody(file, self.schema)
+        return ParquetBody(file, self._written_schema())
+
+
+def _array(column: Sequence[Any], field: pa.Field) -> pa.Array:
+    """Return the values of a column.
+
+    Raises:
+        TypeError: one is not of its type; without the value, which pyarrow would tell.
+    """
+    try:
+        array = pa.array(column, field.type)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        kinds = ", ".join(sorted({describe(value) for value in column if value is not None}))
+        raise TypeError(f"{kinds} has no form in column {field.name!r}: {field.type}") from None
+    if array.null_count and not field.nullable:
+        raise TypeError(f"column {field.name!r} has no value, which its schema demands")
+    return array
 
 
 class ParquetBody:
@@ -233,10 +290,15 @@ class ParquetReader(SplitReader):
         self._rows: Iterator[pa.RecordBatch] | None = None
         self._batch: pa.RecordBatch | None = None
         with self._translated():
-            self._file = pq.ParquetFile(self._path)
+            source = open_scattered(split.payload)
+            # Of an object, the columns of a row group come in few requests.
+            self._is_remote = source is not self._path
+            self._file = pq.ParquetFile(source, pre_buffer=self._is_remote)
         try:
             self._check_columns()
-            self._groups = list(range(split.payload["start"], split.payload["end"]))
+            end = split.payload["end"]
+            end = self._file.metadata.num_row_groups if end is None else end
+            self._groups = list(range(split.payload["start"], end))
             self._skip = self._drop_read_groups()
         except BaseException:
             self.close()
@@ -269,8 +331,13 @@ class ParquetReader(SplitReader):
     def _next(self, limit: int) -> pa.RecordBatch | None:
         """Return up to ``limit`` rows, from where it has come to."""
         if self._rows is None:
-            self._rows = self._file.iter_batches(
-                batch_size=max(limit, 1), row_groups=self._groups, columns=self._columns
+            # What is fetched ahead is kept until its iterator ends: of one row group at a time.
+            groups = [[one] for one in self._groups] if self._is_remote else [self._groups]
+            self._rows = chain.from_iterable(
+                self._file.iter_batches(
+                    batch_size=max(limit, 1), row_groups=some, columns=self._columns
+                )
+                for some in groups
             )
         for batch in self._rows:
             skipped = min(self._skip, batch.num_rows)
@@ -292,11 +359,13 @@ class ParquetReader(SplitReader):
         return int(rows)
 
     def _check_columns(self) -> None:
+        if self._columns is None:
+            return
         names = set(self._file.schema_arrow.names)
-        missing = sorted(set(self._columns or ()) - names)
+        missing = sorted(set(self._columns) - names)
         if self._convert is not None:
             # What a type has a default for may be missing; its absence is told record by record.
-            self._columns = [name for name in self._columns or () if name in names]
+            self._columns = [name for name in self._columns if name in names]
         elif missing:
             raise MalformedInput(
                 f"{self._path} has no column {missing[0]!r}", file=self._path, offset=0

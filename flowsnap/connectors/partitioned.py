@@ -11,30 +11,22 @@ Source: Flink, "FileSystem Connector" (bucket assignment; rolling policy of bulk
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import chain
 from typing import IO, Any, Protocol
 from urllib.parse import quote
 
-from flowsnap.connectors.parts import (
-    operator_tag,
-    publish,
-    remove_older,
-    remove_part,
-    run_tag,
-    sync_directory,
-    translated,
-)
+from flowsnap.connectors.output import Output
+from flowsnap.connectors.parts import operator_tag, run_tag, translated
 from flowsnap.core.element import Batch
 from flowsnap.core.ids import CheckpointId
 from flowsnap.core.operator import SinkContext
-from flowsnap.errors import ConfigError, OperatorError, StorageError
+from flowsnap.errors import ConfigError, OperatorError
 from flowsnap.failpoint import failpoint
 
 NOTHING = "__HIVE_DEFAULT_PARTITION__"
@@ -43,7 +35,6 @@ NOTHING = "__HIVE_DEFAULT_PARTITION__"
 OPEN_PARTS_MAX = 100
 """How many parts a subtask has open at once; then the oldest ends."""
 
-_COMPONENT = re.compile(r"[A-Za-z0-9_~%=+@,-][A-Za-z0-9_.~%=+@,-]*")
 _SAFE = "=+@,"
 
 
@@ -90,10 +81,11 @@ class _OpenPart:
     file: IO[bytes]
     body: Body
     begun_s: float
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class PartitionedParts:
-    """Writes the parts of one subtask below ``root``, which exists.
+    """Writes the parts of one subtask to ``output``, which is made.
 
     ``body`` makes what writes into a new file. ``clock`` is monotonic, in seconds.
 
@@ -103,14 +95,15 @@ class PartitionedParts:
 
     def __init__(
         self,
-        root: str,
+        output: Output,
         context: SinkContext,
         suffix: str,
         body: Callable[[IO[bytes]], Body],
         rolling: Rolling,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._root = root
+        self._output = output
+        self._place = output.place
         self._attempt = context.attempt
         self._run = run_tag(context.run_id)
         self._operator = operator_tag(context.operator)
@@ -122,10 +115,14 @@ class PartitionedParts:
         self._count = 0
         self._open: dict[str, _OpenPart] = {}
         self._ended: list[_OpenPart] = []
+        self._committer = output.committer(
+            f"{context.operator}-{context.subtask}",
+            lambda committable: self._publish([committable]),
+        )
 
     def write(self, data: Any, directory: str = "") -> None:
         """Append ``data`` to the part of a directory, which is made if need be."""
-        with translated(f"writing below {self._root}"):
+        with translated(f"writing below {self._place}"):
             part = self._open.get(directory)
             if part is not None and self._is_old(part):
                 self._end(part)
@@ -139,66 +136,79 @@ class PartitionedParts:
 
     def prepare(self, checkpoint_id: CheckpointId) -> dict[str, Any] | None:
         """Make what was written since the last call durable; None when that is nothing."""
-        with translated(f"preparing the output of checkpoint {checkpoint_id} below {self._root}"):
+        with translated(f"preparing the output of checkpoint {checkpoint_id} below {self._place}"):
             for part in list(self._open.values()):
                 self._end(part)
             if not self._ended:
                 return None
-            for directory in {part.directory for part in self._ended}:
-                sync_directory(os.path.join(self._root, directory))
+            self._output.settle({part.directory for part in self._ended})
             parts, numbers = [], dict.fromkeys((part.directory for part in self._ended), 0)
             for part in self._ended:
                 number = numbers[part.directory]
                 numbers[part.directory] += 1
                 final = f"{self._prefix}-{checkpoint_id:08}"
                 final += f"-{number:04}{self._suffix}" if number else self._suffix
-                names = {"temporary": part.temporary, "final": final}
+                names = {"temporary": part.temporary, "final": final, **part.facts}
                 parts.append({"directory": part.directory, **names} if part.directory else names)
             self._ended = []
             failpoint("sink.prepared")
         return {"parts": parts}
 
-    def commit(self, committables: Sequence[dict[str, Any]]) -> None:
-        """Rename parts to their final names, durably; one that has its final name stays as it is.
+    def commit(self, committables: Sequence[dict[str, Any]]) -> bool:
+        """Give parts their final names, durably; one that has its final name stays as it is.
+
+        False: it is under way, on a thread; ask again with the same committables.
 
         Raises:
-            StorageError: a part is gone.
+            StorageError: a part is gone, or a store refuses.
         """
         if not committables:
-            return
-        with translated(f"committing below {self._root}"):
-            failpoint("sink.commit_called")
-            directories = set()
-            for committable in committables:
-                for part in committable.get("parts", [committable]):
-                    directory = os.path.join(self._root, _checked(part.get("directory", "")))
-                    publish(directory, part)
-                    directories.add(directory)
-            # Also when all had their names: the crash may have come before the last sync.
-            for directory in directories:
-                sync_directory(directory)
+            return True
+        with translated(f"committing below {self._place}"):
+            if self._committer is None or not self._committer.is_busy:
+                failpoint("sink.commit_called")
+            if self._committer is None:
+                self._publish(committables)
+            elif not self._committer.commit(committables):
+                return False
             failpoint("sink.committed")
+        return True
 
-    def recover(self, committables: Sequence[dict[str, Any]], directories: Sequence[str]) -> None:
+    def recover(self, committables: Sequence[dict[str, Any]]) -> None:
         """Commit, then remove what older attempts of this run and operator left uncommitted."""
-        self.commit(committables)
-        with translated(f"removing what older attempts left in {self._root}"):
-            for directory in directories:
-                remove_older(directory, self._run, self._operator, self._attempt)
+        if self._committer is None:
+            self.commit(committables)
+            self._remove_older()
+            return
+        with translated(f"committing below {self._place}"):
+            if committables:
+                failpoint("sink.commit_called")
+            self._committer.recover(committables, self._remove_older)
+            if committables:
+                failpoint("sink.committed")
 
     def close(self) -> None:
         """Drop what was written and not prepared."""
+        if self._committer is not None:
+            self._committer.close()
+            self._committer = None
         dropped = [*self._open.values(), *self._ended]
         for part in self._open.values():
             with suppress(OSError, ValueError):  # It is dropped: its content need not be complete.
                 part.body.close()
         self._open, self._ended = {}, []
-        with translated(f"dropping uncommitted output below {self._root}"):
+        with translated(f"dropping uncommitted output below {self._place}"):
             for part in dropped:
-                try:
-                    part.file.close()
-                finally:
-                    remove_part(os.path.join(self._root, part.directory), part.temporary)
+                self._output.drop(part.directory, part.temporary, part.file)
+            self._output.close()
+
+    def _publish(self, committables: Sequence[dict[str, Any]]) -> None:
+        parts = (one.get("parts", [one]) for one in committables)
+        self._output.publish(list(chain.from_iterable(parts)))
+
+    def _remove_older(self) -> None:
+        with translated(f"removing what older attempts left in {self._place}"):
+            self._output.remove_older(self._run, self._operator, self._attempt)
 
     def _is_old(self, part: _OpenPart) -> bool:
         age_ms = self._rolling.age_ms
@@ -207,12 +217,9 @@ class PartitionedParts:
     def _begin(self, directory: str) -> _OpenPart:
         if len(self._open) >= OPEN_PARTS_MAX:
             self._end(next(iter(self._open.values())))
-        if directory:
-            _make_durably(self._root, directory)
         self._count += 1
         name = f".{self._prefix}-{self._attempt}-{self._count:08}{self._suffix}.tmp"
-        path = os.path.join(self._root, directory, name)
-        file = open(path, "xb")  # noqa: SIM115 - _end or close closes it
+        file = self._output.create(directory, name)
         part = _OpenPart(directory, name, file, self._body(file), self._clock())
         self._open[directory] = part
         return part
@@ -221,9 +228,7 @@ class PartitionedParts:
         del self._open[part.directory]
         self._ended.append(part)  # First, so that close removes it if what follows fails.
         part.body.close()
-        part.file.flush()
-        os.fsync(part.file.fileno())
-        part.file.close()
+        part.facts = self._output.end(part.temporary, part.file)
 
 
 def directories_of(partition_by: PartitionBy) -> Directories:
@@ -297,25 +302,6 @@ def _component(value: Any) -> str:
     text = "" if value is None else str(value)
     name = quote(text, safe=_SAFE, errors="backslashreplace")
     return NOTHING if not name else f"%2E{name[1:]}" if name.startswith(".") else name
-
-
-def _checked(directory: Any) -> str:
-    """Return a directory of a committable, which never leads out of the root."""
-    if not isinstance(directory, str) or not all(
-        _COMPONENT.fullmatch(part) for part in directory.split("/") if directory
-    ):
-        raise StorageError(f"{directory!r} does not name a directory of parts")
-    return directory
-
-
-def _make_durably(root: str, directory: str) -> None:
-    parent = root
-    for name in directory.split("/"):
-        path = os.path.join(parent, name)
-        if not os.path.isdir(path):
-            os.makedirs(path, exist_ok=True)
-            sync_directory(parent)
-        parent = path
 
 
 def grouped(batch: Batch, places: list[str]) -> dict[str, list[Any]]:

@@ -188,17 +188,35 @@ def remove_later(directory: str, submission: Submission) -> None:
     It is going to be written again. Checkpoint ids never come twice in the life of a job, so that
     those of all its runs compare.
     """
-    runs = {run_tag(run) for run in (submission.run_id, *submission.former_run_ids)}
-    operator, last = operator_tag(submission.operator), submission.restored_from
-    if last is not None:
-        later = [
-            match[0]
-            for match in _matching(_FINAL, directory)
-            if match["run"] in runs
-            and match["operator"] == operator
-            and int(match["checkpoint"]) > last
-        ]
-        remove_files(directory, later)
+    if submission.restored_from is not None:
+        names = [match[0] for match in _matching(_FINAL, directory)]
+        remove_files(directory, [name for name in names if is_later(name, submission)])
+
+
+def is_later(name: str, submission: Submission) -> bool:
+    """Return whether a part was committed after the checkpoint that its job goes back to."""
+    match, last = _FINAL.fullmatch(name), submission.restored_from
+    if match is None or last is None or int(match["checkpoint"]) <= last:
+        return False
+    runs = (submission.run_id, *submission.former_run_ids)
+    is_ours = match["operator"] == operator_tag(submission.operator)
+    return is_ours and match["run"] in map(run_tag, runs)
+
+
+def is_uncommitted(name: str, run_ids: Sequence[str], operator: str | None = None) -> bool:
+    """Return whether a hidden part is of these lives of a job, of one operator or of all."""
+    match = _TEMPORARY.fullmatch(name)
+    if match is None or match["run"] not in map(run_tag, run_ids):
+        return False
+    return operator is None or match["operator"] == operator_tag(operator)
+
+
+def is_older(name: str, run: str, operator: str, attempt: int) -> bool:
+    """Return whether a hidden part is of an attempt before, of a run and an operator by tag."""
+    match = _TEMPORARY.fullmatch(name)
+    if match is None or (match["run"], match["operator"]) != (run, operator):
+        return False
+    return int(match["attempt"]) < attempt
 
 
 def publish(directory: str, committable: dict[str, str]) -> None:
@@ -207,11 +225,7 @@ def publish(directory: str, committable: dict[str, str]) -> None:
     Raises:
         StorageError: it is gone, or does not have the sha256 that it was prepared with.
     """
-    # A restored committable may be of another subtask, or of the job that took a savepoint.
-    final = _FINAL.fullmatch(committable["final"])
-    temporary = _TEMPORARY.fullmatch(committable["temporary"])
-    if final is None or temporary is None:
-        raise StorageError(f"{committable!r} does not name a part file")
+    temporary, final = names_of(committable)
     source = os.path.join(directory, temporary[0])
     target = os.path.join(directory, final[0])
     is_prepared, is_committed = os.path.exists(source), os.path.exists(target)
@@ -223,17 +237,35 @@ def publish(directory: str, committable: dict[str, str]) -> None:
         _verify(source, committable.get("sha256"))
         os.rename(source, target)
     elif not is_committed:
-        raise StorageError(
-            f"the output of checkpoint {int(final['checkpoint'])}, subtask"
-            f" {int(final['subtask'])} is missing: neither {source} nor {final[0]} exists"
-        ).hint("something else removes files there, or the sink was given another directory")
+        raise missing(final, source)
+
+
+def names_of(committable: dict[str, Any]) -> tuple[re.Match[str], re.Match[str]]:
+    """Return the hidden and the final name of a part.
+
+    Raises:
+        StorageError: they are none.
+    """
+    # A restored committable may be of another subtask, or of the job that took a savepoint.
+    final = _FINAL.fullmatch(committable["final"])
+    temporary = _TEMPORARY.fullmatch(committable["temporary"])
+    if final is None or temporary is None:
+        raise StorageError(f"{committable!r} does not name a part file")
+    return temporary, final
+
+
+def missing(final: re.Match[str], source: str) -> StorageError:
+    """Return the error for a part that is neither at its hidden place nor at its final one."""
+    return StorageError(
+        f"the output of checkpoint {int(final['checkpoint'])}, subtask"
+        f" {int(final['subtask'])} is missing: neither {source} nor {final[0]} exists"
+    ).hint("something else removes files there, or the sink was given another directory")
 
 
 def remove_older(directory: str, run: str, operator: str, attempt: int) -> None:
     """Remove what attempts before ``attempt`` left uncommitted, of a run and operator by tag."""
     for match in _matching(_TEMPORARY, directory):
-        is_ours = (match["run"], match["operator"]) == (run, operator)
-        if is_ours and int(match["attempt"]) < attempt:
+        if is_older(match[0], run, operator, attempt):
             remove_part(directory, match[0])
 
 
@@ -247,11 +279,8 @@ def remove_files(directory: str, names: Sequence[str]) -> None:
 
 def remove_uncommitted(directory: str, run_ids: Sequence[str], operator: str | None = None) -> None:
     """Remove what these lives of a job left uncommitted, of one operator or of all."""
-    runs = {run_tag(run_id) for run_id in run_ids}
     for match in _matching(_TEMPORARY, directory):
-        if match["run"] in runs and (
-            operator is None or match["operator"] == operator_tag(operator)
-        ):
+        if is_uncommitted(match[0], run_ids, operator):
             remove_part(directory, match[0])
 
 

@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Unpack
 
 from flowsnap.connectors.epoch_log import EpochMarker
-from flowsnap.connectors.postgres_session import Connection, Dsn
-from flowsnap.connectors.rows import Convert, to_plain
-from flowsnap.connectors.table import (
-    FENCES,
-    MARKERS,
-    Found,
-    TableSettings,
-    TableSink,
-    create_table,
-    on_conflict,
-    quoted,
-)
-from flowsnap.errors import ConfigError, OutputRefused, StorageError, StoreUnavailable
+from flowsnap.connectors.fenced_table import FencedTable
+from flowsnap.connectors.postgres_copy import copy_rows
+from flowsnap.connectors.postgres_session import Connection, Dsn, refusing
+from flowsnap.connectors.rows import Convert, Row, Unfit, to_plain
+from flowsnap.connectors.table import MARKERS, Found, TableSettings, on_conflict, quoted
+from flowsnap.errors import ConfigError, OutputRefused, StoreUnavailable
 
 STAGE, ORDER = "flowsnap_stage", "flowsnap_order"
 
-_TABLES = (
-    f"""
-    create table if not exists {MARKERS} (
-        run text not null, operator text not null, subtask integer not null,
-        checkpoint bigint not null, primary key (run, operator, subtask)
-    )
-    """,
-    f"""
-    create table if not exists {FENCES} (
-        run text not null, operator text not null, attempt bigint not null,
-        primary key (run, operator)
-    )
-    """,
-)
-
-_MARK = f"""
-    insert into {MARKERS} values (%s, %s, %s, %s)
-    on conflict (run, operator, subtask) do update set checkpoint = excluded.checkpoint
-    where excluded.checkpoint > {MARKERS}.checkpoint
-"""
-
-_RAISE_FENCE = f"""
-    insert into {FENCES} values (%s, %s, %s)
-    on conflict (run, operator) do update set attempt = excluded.attempt
-    where excluded.attempt > {FENCES}.attempt
-"""
-
 _COLUMNS = """
-    select a.attname, t.typcategory = 'A'
+    select a.attname, t.typcategory::text
     from pg_attribute a join pg_type t on t.oid = a.atttypid
     where a.attrelid = to_regclass(%s) and a.attnum > 0 and not a.attisdropped
       and a.attgenerated = ''
@@ -66,7 +33,7 @@ _UNIQUE = """
 """
 
 
-class Postgres(TableSink):
+class Postgres(FencedTable):
     """A table of a PostgreSQL database: exactly-once.
 
     ``dsn`` is a connection string of libpq; a password that is not in it is taken from where libpq
@@ -80,34 +47,16 @@ class Postgres(TableSink):
         ConfigError: a setting is wrong, or psycopg is not installed.
     """
 
+    mark = "%s"
+    shared_lock = " for share"
+
     def __init__(self, dsn: str, table: str, **settings: Unpack[TableSettings]) -> None:
         super().__init__(table, **settings)
         self.dsn = Dsn(dsn)
-        self.arrays: tuple[str, ...] = ()
+        self.categories: dict[str, str] = {}  # of the columns' types, as PostgreSQL has them
         self._connection: Connection | None = None
 
     # --- the epoch log ------------------------------------------------------------------------
-
-    def apply(self, marker: EpochMarker | None, rows: Iterator[Any]) -> None:
-        with self._translated():
-            db = self._connect()
-            with db.transaction():
-                self._check_fence(db)
-                if marker is None or db.execute(_MARK, marker).rowcount == 1:
-                    self._write_rows(db, rows)
-
-    def applied(self, marker: EpochMarker) -> bool:
-        query = f"select checkpoint from {MARKERS} where (run, operator, subtask) = (%s, %s, %s)"
-        with self._translated():
-            found = self._connect().execute(query, marker[:3]).fetchone()
-        return found is not None and int(found[0]) >= marker.checkpoint_id
-
-    def raise_fence(self) -> None:
-        with self._translated():
-            db = self._connect()
-            with db.transaction():
-                self._check_fence(db)
-                db.execute(_RAISE_FENCE, self.fence)
 
     def disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -117,23 +66,14 @@ class Postgres(TableSink):
     def interrupt(self) -> None:
         connection = self._connection
         if connection is not None:
-            with self._translated():
+            with self.translated():
                 connection.cancel_safe(timeout=1)
 
-    def _check_fence(self, db: Connection) -> None:
-        # Shared: a recovery that raises the fence waits for the transactions that have passed it.
-        query = f"select attempt from {FENCES} where (run, operator) = (%s, %s) for share"
-        found = db.execute(query, self.fence[:2]).fetchone()
-        if found is not None and found[0] > self.fence.attempt:
-            raise StorageError(
-                f"attempt {self.fence.attempt} of operator {self.fence.operator!r} is over: "
-                f"{found[0]} writes into {self.table} now"
-            )
-
-    def _write_rows(self, db: Connection, rows: Iterator[Any]) -> None:
+    def insert_rows(self, db: Connection, rows: Iterator[Row]) -> None:
         names = ", ".join(map(quoted, self.columns))
+        categories = [self.categories[column] for column in self.columns]
         if not self.key:
-            _copy(db, f"copy {quoted(self.table)} ({names}) from stdin", rows)
+            copy_rows(db, f"{quoted(self.table)} ({names})", categories, rows)
             return
         # A key may come several times in an epoch; an insert must not meet it twice.
         db.execute(
@@ -141,7 +81,7 @@ class Postgres(TableSink):
             f"select {names}, 0::bigint as {ORDER} from {quoted(self.table)} with no data"
         )
         numbered = ([*row, number] for number, row in enumerate(rows))
-        _copy(db, f"copy {STAGE} ({names}, {ORDER}) from stdin", numbered)
+        copy_rows(db, f"{STAGE} ({names}, {ORDER})", [*categories, "N"], numbered)
         keys = ", ".join(map(quoted, self.key))
         db.execute(
             f"insert into {quoted(self.table)} ({names}) "
@@ -149,19 +89,26 @@ class Postgres(TableSink):
             + on_conflict(self.columns, self.key)
         )
 
+    def try_rows(self, db: Connection, rows: list[Row]) -> None:
+        with refusing(), db.transaction():
+            self.insert_rows(db, iter(rows))
+            if self.key:
+                db.execute(f"delete from {STAGE}")
+
+    def insert_fitting(self, db: Connection, marker: EpochMarker, rows: Iterator[Row]) -> None:
+        # What is checked at the end of the transaction would be known too late.
+        db.execute("set constraints all immediate")
+        super().insert_fitting(db, marker, rows)
+
     # --- the table ----------------------------------------------------------------------------
 
     def create(self) -> None:
         try:
-            with self._translated():
-                db = self._connect()
-                with db.transaction():
-                    # Two jobs that begin at once would both find nothing and fail to make it.
-                    db.execute("select pg_advisory_xact_lock(hashtext(%s))", (MARKERS,))
-                    for statement in _TABLES:
-                        db.execute(statement)
-                    if self.types:
-                        db.execute(create_table(self.table, self.types, self.key))
+            with self.transaction() as db:
+                # Two jobs that begin at once would both find nothing and fail to make it.
+                db.execute("select pg_advisory_xact_lock(hashtext(%s))", (MARKERS,))
+                for statement in self.missing_tables():
+                    db.execute(statement)
         except (StoreUnavailable, OutputRefused) as error:
             raise ConfigError(f"{self.table} cannot be written: {error}").hint(
                 "this user needs the right to create tables, or flowsnap_epochs, flowsnap_fences "
@@ -170,45 +117,40 @@ class Postgres(TableSink):
 
     def find(self) -> Found | None:
         name = quoted(self.table)
-        with self._translated():
-            db = self._connect()
+        with self.translated():
+            db = self.connect()
             columns = db.execute(_COLUMNS, (name,)).fetchall()
             if not columns:
                 return None
             unique = [frozenset(found[0]) for found in db.execute(_UNIQUE, (name,)).fetchall()]
             is_empty = db.execute(f"select 1 from {name} limit 1").fetchone() is None
-        self.arrays = tuple(column for column, is_array in columns if is_array)
-        return Found([column for column, _ in columns], unique, is_empty)
-
-    def empty(self) -> None:
-        with self._translated():
-            self._connect().execute(f"delete from {quoted(self.table)}")
-
-    def newest_applied(self, run_ids: Sequence[str], operator: str) -> int:
-        query = f"select max(checkpoint) from {MARKERS} where operator = %s and run = any (%s)"
-        with self._translated():
-            found = self._connect().execute(query, (operator, list(run_ids))).fetchone()
-        return 0 if found is None or found[0] is None else int(found[0])
+        self.categories = dict(columns)
+        return Found(list(self.categories), unique, is_empty)
 
     def convert_column(self, column: str) -> Convert:
-        return _to_array if column in self.arrays else to_plain
+        return _to_array if self.categories.get(column) == "A" else to_plain
+
+    def check_rows(self, rows: Sequence[Row]) -> None:
+        for index, row in enumerate(rows):
+            if any(isinstance(value, str) and "\0" in value for value in row):
+                raise Unfit(index, "has a NUL in a text, which PostgreSQL does not take")
 
     # --- the connection -----------------------------------------------------------------------
 
-    def _connect(self) -> Connection:
+    def connect(self) -> Connection:
         if self._connection is None or self._connection.closed:
             self._connection = self.dsn.connect()
         return self._connection
 
-    def _translated(self) -> Any:
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        with self.translated():
+            db = self.connect()
+            with db.transaction():
+                yield db
+
+    def translated(self) -> AbstractContextManager[None]:
         return self.dsn.translated(f"table {self.table}")
-
-
-def _copy(db: Connection, statement: str, rows: Iterator[Any]) -> None:
-    with db.cursor() as cursor, cursor.copy(statement) as copy:
-        write: Callable[[Any], None] = copy.write_row
-        for row in rows:
-            write(row)
 
 
 def _to_array(value: Any) -> Any:

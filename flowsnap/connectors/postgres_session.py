@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from flowsnap.connectors.refusal import RowsRefused
 from flowsnap.errors import ConfigError, FlowsnapError, OutputRefused, StoreUnavailable
 
 try:
@@ -47,6 +48,10 @@ timed out in a transaction; in use; locked."""
 
 _QUOTES_ROWS = frozenset({"22", "23"})
 """Classes of errors whose text may quote what a record holds."""
+
+
+_OF_ROWS = frozenset({"22", "23", "44", "P0"})
+"""Classes of what rows are refused for: their data, a constraint, a view's check, a trigger."""
 
 
 class Dsn:
@@ -98,6 +103,20 @@ class Dsn:
             yield
         except psycopg.Error as error:
             raise _as_ours(error, f"{self}{what and ', '}{what}") from error
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Turn what psycopg raises about the content of rows into RowsRefused."""
+    try:
+        yield
+    except psycopg.Error as error:
+        state = error.sqlstate or ""
+        # What psycopg itself does not send, a NUL in a text, has no state.
+        if state[:2] in _OF_ROWS or (not state and isinstance(error, psycopg.DataError)):
+            said = error.diag.message_primary or str(error).strip().partition("\n")[0]
+            raise RowsRefused(f"{type(error).__name__}: {said}") from None
+        raise
 
 
 def _as_ours(error: psycopg.Error, what: str) -> FlowsnapError:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import repeat
 from typing import Any
 
 from flowsnap.config import Duration, duration_ms
@@ -142,6 +143,9 @@ class TableReader(SplitReader):
     def __init__(self, source: PostgresTable, split: Split, position: Any) -> None:
         self._source = source
         self._columns: list[str] = split.payload["columns"]
+        hidden = [name for name in source.by if name not in self._columns]
+        self._selected = [*self._columns, *hidden]
+        self._place = [self._selected.index(name) for name in source.by]
         self._end = None if split.payload["end"] is None else Place(split.payload["end"])
         self._last: Place | None = None if position is None else Place(position)
         self._settled: Place | None = None  # up to where rows may be read
@@ -225,9 +229,9 @@ class TableReader(SplitReader):
         bound = f"({names}) <= ({self._literals(wire, self._settled)})"
         if self._last is not None:
             bound += f" and ({names}) > ({self._literals(wire, self._last)})"
-        columns = ", ".join(map(quoted, self._columns))
+        columns = ", ".join(map(quoted, self._selected))
         return (
-            f"select {self._source.places()}, {columns} from {quoted(self._source.table)} "
+            f"select {columns} from {quoted(self._source.table)} "
             f"where {bound} order by {self._source.order('asc')} limit {limit}"
         ).encode()
 
@@ -236,15 +240,15 @@ class TableReader(SplitReader):
         return ", ".join(wire.literal(part).decode() for part in place)
 
     def _take_rows(self, answer: Answer) -> list[dict[str, Any]]:
-        width = len(self._source.by)
         rows = self._values.rows(answer)
         if rows:
-            self._last = Place(rows[-1][:width])
+            last = (answer.get_value(len(rows) - 1, column) for column in self._place)
+            self._last = Place((text or b"").decode() for text in last)
         if len(rows) < self._limit:
             # All that is settled has been read; that the last row was there is known.
             self._last, self._settled = self._settled, None
             self._wait_ms = 0 if rows else self._source.poll_interval_ms
-        return [dict(zip(self._columns, row[width:], strict=True)) for row in rows]
+        return list(map(dict, map(zip, repeat(self._columns), rows)))
 
     def _take_writers(self, answer: Answer) -> None:
         ((writers, *newest),) = self._values.rows(answer)

@@ -24,6 +24,9 @@ from flowsnap.connectors.pgoutput import EPOCH_MS
 from flowsnap.connectors.postgres_session import Dsn
 from flowsnap.errors import PeerProtocolError, StoreUnavailable
 
+REST_MS = 1
+"""How long the next part of an answer that has begun to come is waited for."""
+
 TEXT_FORMS = b"""
     set datestyle = iso; set intervalstyle = postgres; set timezone = 'UTC';
     set extra_float_digits = 1; set bytea_output = hex;
@@ -94,10 +97,12 @@ class Wire:
     def answer(self) -> Answer | None:
         """Return the answer, if it has come by now."""
         with self._translated():
+            wait_ms = REST_MS if self._arrivals.poll(0) else 0
             self._pg.consume_input()
             while self._pg.is_busy():
-                # libpq takes some KB at a time; more of the answer may be there already.
-                if not self._arrivals.poll(0):
+                # libpq takes some KB at a time; more of the answer may be there already, or is sent
+                # as soon as the socket has room for it.
+                if not self._arrivals.poll(wait_ms):
                     return None
                 self._pg.consume_input()
             found: Answer | None = None

@@ -120,17 +120,18 @@ class FromQueue(Source):
         if isinstance(values, asyncio.Queue) and loop is None:
             loop = _running_loop()
         self.bounded = bounded
-        self._held = InProcess((values, loop), "queue")
+        # END is taken once, and holds for every attempt: one that comes after it finds no other.
+        self._held = InProcess((values, loop, threading.Event()), "queue")
 
     def splits(self, parallelism: int) -> list[Split]:
         return [Split("all")]
 
     def open_split(self, split: Split, position: int | None) -> SplitReader:
         """Return a reader; its position is the number of values that were read."""
-        values, loop = self._held.value
+        values, loop, has_ended = self._held.value
         if loop is None:
-            return QueueReader(values, position or 0)
-        return AsyncQueueReader(values, loop, position or 0)
+            return QueueReader(values, position or 0, has_ended)
+        return AsyncQueueReader(values, loop, position or 0, has_ended)
 
 
 class Pump:
@@ -225,9 +226,10 @@ class PumpReader(SplitReader):
 class QueueReader(SplitReader):
     """Reads a queue, from any thread; a position is the number of values that were read."""
 
-    def __init__(self, values: queue.Queue[Any], position: int) -> None:
+    def __init__(self, values: queue.Queue[Any], position: int, has_ended: threading.Event) -> None:
         self._values = values
         self._next = position
+        self._has_ended = has_ended
         self._is_done = False
 
     def read(self, limit: int) -> Batch | None:
@@ -236,8 +238,10 @@ class QueueReader(SplitReader):
             try:
                 value = self._values.get_nowait()
             except queue.Empty:
+                self._is_done = self._has_ended.is_set()
                 break
             if value is END:
+                self._has_ended.set()
                 self._is_done = True
             else:
                 found.append(value)
@@ -257,10 +261,15 @@ class AsyncQueueReader(SplitReader):
     """Reads a queue of an event loop, which takes the values out itself, in its own thread."""
 
     def __init__(
-        self, values: asyncio.Queue[Any], loop: asyncio.AbstractEventLoop, position: int
+        self,
+        values: asyncio.Queue[Any],
+        loop: asyncio.AbstractEventLoop,
+        position: int,
+        has_ended: threading.Event,
     ) -> None:
         self._values = values
         self._loop = loop
+        self._has_ended = has_ended
         self._next = position
         self._found: deque[Any] = deque()
         self._is_asked = False
@@ -296,9 +305,12 @@ class AsyncQueueReader(SplitReader):
             try:
                 value = self._values.get_nowait()
             except asyncio.QueueEmpty:
-                break
+                if not self._has_ended.is_set():
+                    break
+                value = END
             self._found.append(value)
             if value is END:
+                self._has_ended.set()
                 break
         self._is_asked = False
 

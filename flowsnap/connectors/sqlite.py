@@ -9,23 +9,14 @@ from contextlib import contextmanager, suppress
 from itertools import chain, islice
 from typing import Any, Unpack
 
-from flowsnap.connectors.epoch_log import EpochMarker
-from flowsnap.connectors.table import (
-    FENCES,
-    MARKERS,
-    Found,
-    TableSettings,
-    TableSink,
-    create_table,
-    on_conflict,
-    placeholders,
-    quoted,
-)
+from flowsnap.connectors.fenced_table import FencedTable
+from flowsnap.connectors.refusal import RowsRefused
+from flowsnap.connectors.rows import Row, Unfit
+from flowsnap.connectors.table import Found, TableSettings, on_conflict, placeholders, quoted
 from flowsnap.errors import (
     ConfigError,
     FlowsnapError,
     OutputRefused,
-    StorageError,
     StoreUnavailable,
 )
 
@@ -33,6 +24,8 @@ BUSY_S = 5.0
 """How long a transaction waits for another one to end, before it counts as a failed try."""
 
 STATEMENT_ROWS = 100
+
+INTEGER_END = 2**63
 
 _PASSING = frozenset(
     {
@@ -49,31 +42,11 @@ _PASSING = frozenset(
 )
 """The primary result codes of what may be over at the next try; https://sqlite.org/rescode.html."""
 
-_TABLES = f"""
-    create table if not exists {MARKERS} (
-        run text not null, operator text not null, subtask integer not null,
-        checkpoint integer not null, primary key (run, operator, subtask)
-    ) without rowid;
-    create table if not exists {FENCES} (
-        run text not null, operator text not null, attempt integer not null,
-        primary key (run, operator)
-    ) without rowid;
-"""
-
-_MARK = f"""
-    insert into {MARKERS} values (?, ?, ?, ?)
-    on conflict (run, operator, subtask) do update set checkpoint = excluded.checkpoint
-    where excluded.checkpoint > {MARKERS}.checkpoint
-"""
-
-_RAISE_FENCE = f"""
-    insert into {FENCES} values (?, ?, ?)
-    on conflict (run, operator) do update set attempt = excluded.attempt
-    where excluded.attempt > {FENCES}.attempt
-"""
+_OF_ROWS = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG})
+"""The primary result codes of what a row is refused for; a trigger's ``raise`` is a constraint."""
 
 
-class SQLite(TableSink):
+class SQLite(FencedTable):
     """A table of the database file ``path``, which is made where it is missing: exactly-once.
 
     See ``TableSink`` for the settings. Dates, decimals and UUIDs are kept as text, dicts and lists
@@ -84,6 +57,8 @@ class SQLite(TableSink):
         ConfigError: a setting is wrong.
     """
 
+    mark = "?"
+
     def __init__(
         self, path: str | os.PathLike[str], table: str, **settings: Unpack[TableSettings]
     ) -> None:
@@ -93,27 +68,10 @@ class SQLite(TableSink):
 
     # --- the epoch log ------------------------------------------------------------------------
 
-    def apply(self, marker: EpochMarker | None, rows: Iterator[Any]) -> None:
-        with self._transaction() as db:
-            self._check_fence(db)
-            if marker is None or db.execute(_MARK, marker).rowcount == 1:
-                self._insert(db, rows)
-
-    def applied(self, marker: EpochMarker) -> bool:
-        query = f"select checkpoint from {MARKERS} where (run, operator, subtask) = (?, ?, ?)"
-        with self._translated():
-            found = self._connect().execute(query, marker[:3]).fetchone()
-        return found is not None and found[0] >= marker.checkpoint_id
-
-    def raise_fence(self) -> None:
-        with self._transaction() as db:
-            self._check_fence(db)
-            db.execute(_RAISE_FENCE, self.fence)
-
     def disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with self._translated():
+            with self.translated():
                 connection.close()
 
     def interrupt(self) -> None:
@@ -123,24 +81,31 @@ class SQLite(TableSink):
             with suppress(sqlite3.ProgrammingError):
                 connection.interrupt()
 
-    def _check_fence(self, db: sqlite3.Connection) -> None:
-        query = f"select attempt from {FENCES} where (run, operator) = (?, ?)"
-        found = db.execute(query, self.fence[:2]).fetchone()
-        if found is not None and found[0] > self.fence.attempt:
-            raise StorageError(
-                f"attempt {self.fence.attempt} of operator {self.fence.operator!r} is over: "
-                f"{found[0]} writes into {self.table} now"
-            )
+    def check_rows(self, rows: Sequence[Sequence[Any]]) -> None:
+        for index, row in enumerate(rows):
+            if any(type(value) is int and not -INTEGER_END <= value < INTEGER_END for value in row):
+                raise Unfit(index, "has an integer of more than 64 bits")
+
+    def try_rows(self, db: sqlite3.Connection, rows: list[Row]) -> None:
+        db.execute("savepoint flowsnap_rows")
+        try:
+            self.insert_rows(db, iter(rows))
+        except (sqlite3.Error, OverflowError) as error:
+            if not _is_of_rows(error):
+                raise
+            db.execute("rollback to flowsnap_rows")
+            raise RowsRefused(str(error)) from None
+        finally:
+            if db.in_transaction:
+                db.execute("release flowsnap_rows")
 
     # --- the table ----------------------------------------------------------------------------
 
     def create(self) -> None:
         try:
-            with self._transaction() as db:
-                for statement in filter(str.strip, _TABLES.split(";")):
+            with self.transaction() as db:
+                for statement in self.missing_tables():
                     db.execute(statement)
-                if self.types:
-                    db.execute(create_table(self.table, self.types, self.key))
         except (StoreUnavailable, OutputRefused) as error:
             raise ConfigError(f"{self.path} cannot be written: {error}").hint(
                 "give a file, in a directory that exists, that whoever runs the job may write"
@@ -148,8 +113,8 @@ class SQLite(TableSink):
 
     def find(self) -> Found | None:
         name = quoted(self.table)
-        with self._translated():
-            db = self._connect()
+        with self.translated():
+            db = self.connect()
             columns = db.execute(f"pragma table_info({name})").fetchall()
             if not columns:
                 return None
@@ -162,18 +127,7 @@ class SQLite(TableSink):
             is_empty = db.execute(f"select 1 from {name} limit 1").fetchone() is None
         return Found([column[1] for column in columns], [*unique, primary], is_empty)
 
-    def empty(self) -> None:
-        with self._transaction() as db:
-            db.execute(f"delete from {quoted(self.table)}")
-
-    def newest_applied(self, run_ids: Sequence[str], operator: str) -> int:
-        marks = placeholders(len(run_ids), "?")
-        query = f"select max(checkpoint) from {MARKERS} where operator = ? and run in {marks}"
-        with self._translated():
-            found = self._connect().execute(query, (operator, *run_ids)).fetchone()
-        return found[0] or 0
-
-    def _insert(self, db: sqlite3.Connection, rows: Iterator[Any]) -> None:
+    def insert_rows(self, db: sqlite3.Connection, rows: Iterator[Row]) -> None:
         # Many rows in a statement: half as much time again as one by one, and the interpreter is
         # left to the task while they are inserted.
         limit = db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
@@ -191,7 +145,7 @@ class SQLite(TableSink):
 
     # --- the connection -----------------------------------------------------------------------
 
-    def _connect(self) -> sqlite3.Connection:
+    def connect(self) -> sqlite3.Connection:
         if self._connection is None:
             # The thread of the commits works with it; that of the task interrupts it, no more.
             self._connection = sqlite3.connect(
@@ -200,9 +154,9 @@ class SQLite(TableSink):
         return self._connection
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._translated():
-            db = self._connect()
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        with self.translated():
+            db = self.connect()
             db.execute("begin immediate")
             try:
                 yield db
@@ -213,11 +167,19 @@ class SQLite(TableSink):
                 raise
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def translated(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OverflowError) as error:
             raise _as_ours(error, f"{self.path}, table {self.table}") from error
+
+
+def _is_of_rows(error: Exception) -> bool:
+    """Return whether rows are refused for what they hold, and others would not be."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return isinstance(error, (OverflowError, sqlite3.DataError))
+    return code & 0xFF in _OF_ROWS
 
 
 def _as_ours(error: sqlite3.Error | OverflowError, what: str) -> FlowsnapError:

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
+
+import msgspec
 
 from flowsnap.config import Duration, Size
 from flowsnap.connectors.eager import EagerRows
 from flowsnap.connectors.epoch_log import INLINE_BYTES, EpochLogSink, EpochMarker
-from flowsnap.connectors.rows import Convert, RowMaker, Unfit, to_plain
+from flowsnap.connectors.fitting import tried
+from flowsnap.connectors.refusal import COLUMNS, KEY, insert_each, refused_row
+from flowsnap.connectors.rows import Convert, Row, RowMaker, Unfit, to_plain
+from flowsnap.connectors.typed import (
+    MISFITS,
+    cause_of,
+    check_type,
+    checker,
+    columns_of,
+    reason_of,
+)
+from flowsnap.core.element import Batch
 from flowsnap.core.ids import CheckpointId
-from flowsnap.core.operator import SinkContext, Submission
+from flowsnap.core.operator import Misfits, SinkContext, Submission
 from flowsnap.errors import ConfigError
+
+LOG = logging.getLogger("flowsnap.table")
 
 Existing = Literal["append", "replace", "error"]
 Delivery = Literal["exactly-once", "at-least-once"]
@@ -23,14 +40,22 @@ FENCES = "flowsnap_fences"
 """The table of the fences: the newest attempt, by run and operator."""
 
 
+UNKEPT: tuple[type[Exception], ...] = (
+    Unfit, TypeError, ValueError, OverflowError, RecursionError,
+)  # fmt: skip
+"""What is raised for a record that has no form as a row, or whose row has none in an epoch."""
+
+
 class TableSettings(TypedDict, total=False):
     """What a table can be told; see ``TableSink`` and ``EpochLogSink``."""
 
     columns: Sequence[str] | Mapping[str, str] | None
+    type: Any
     key: str | Sequence[str] | None
     existing: Existing
     repeats: bool
     delivery: Delivery
+    dead_letter_table: str | None
     retry_timeout: Duration
     inline_bytes: Size
 
@@ -50,6 +75,9 @@ class TableSink(EpochLogSink):
     of columns to SQL types has the table made where it is missing. With ``key``, columns that a
     unique index is on, a row replaces the one of the same key; else rows are added.
 
+    ``type`` is what records are checked against, other than rows: a ``msgspec.Struct``, a
+    dataclass, a pydantic model. Its fields are the columns where no others are named.
+
     ``existing`` says what to do with a table that holds rows when the job starts without a
     checkpoint: ``"append"`` leaves them, ``"replace"`` removes them, ``"error"`` refuses.
 
@@ -60,6 +88,10 @@ class TableSink(EpochLogSink):
     ``delivery="at-least-once"``, which needs a key, applies rows as they come instead of once their
     checkpoint is complete: seen earlier, and in part again after a failure. In the end each key has
     its last row, but a reader may see an older one meanwhile.
+
+    ``dead_letter_table`` is made where it is missing, and takes rows that the table refuses (a
+    constraint, a trigger, a type), in the same transaction, with the reason; see ``refusal.py``.
+    Without it they fail the job.
     """
 
     def __init__(self, table: str, **settings: Unpack[TableSettings]) -> None:
@@ -78,6 +110,9 @@ class TableSink(EpochLogSink):
                 'write "append", "replace" or "error"'
             )
         self.table = _named(table, "table")
+        self.type = settings.get("type", Any)
+        check_type(self.type)
+        columns = tuple(columns_of(self.type)) if columns is None else columns
         self.types = dict(columns) if isinstance(columns, Mapping) else {}
         self.columns = tuple(_named(column, "columns") for column in _as_names(columns))
         self.key = tuple(_named(column, "key") for column in _as_names(settings.get("key")))
@@ -90,6 +125,14 @@ class TableSink(EpochLogSink):
             )
         if self.delivery == "at-least-once" and not self.key:
             raise ConfigError("delivery: at-least-once needs a key, so that a repeat is no harm")
+        letters = settings.get("dead_letter_table")
+        self.dead_letter_table = None if letters is None else _named(letters, "dead_letter_table")
+        if letters == self.table:
+            raise ConfigError("dead_letter_table: it is the table itself")
+        if letters is not None and self.delivery == "at-least-once":
+            raise ConfigError("dead_letter_table: it needs exactly-once delivery").hint(
+                "rows that are applied several times would be refused several times"
+            )
         self._check_key()
 
     # --- what a subclass says -----------------------------------------------------------------
@@ -103,6 +146,25 @@ class TableSink(EpochLogSink):
     def convert_column(self, column: str) -> Convert:
         """Return what makes a plain value of one that is none, or raises TypeError."""
         return to_plain
+
+    def check_rows(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Look for a value that no table of this kind takes; where dead letters are asked for.
+
+        Raises:
+            Unfit: there is one; without its content.
+        """
+
+    def try_rows(self, db: Any, rows: list[Row]) -> None:
+        """Insert all of the rows or none, in a transaction on a connection.
+
+        Raises:
+            RowsRefused: the store refuses some of them, for what they hold.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.try_rows")
+
+    def keep_refused(self, db: Any, rows: Sequence[Row]) -> None:
+        """Insert rows into the table of those that were refused."""
+        raise NotImplementedError(f"{type(self).__name__}.keep_refused")
 
     def create(self) -> None:
         """Make the table of ``self.types``, where it is missing, and the two of the markers."""
@@ -133,16 +195,29 @@ class TableSink(EpochLogSink):
 
     def open(self, context: SinkContext) -> None:
         super().open(context)
-        self._rows = RowMaker({column: self.convert_column(column) for column in self.columns})
+        self._to_rows = self._row_maker()
         self._eager = EagerRows(self._committer) if self.delivery == "at-least-once" else None
+
+    def misfits(self, context: SinkContext) -> Misfits | None:
+        """Return what tells the records that have no form as rows; not what a table refuses."""
+        rows_of, encode = self._row_maker(), msgspec.msgpack.Encoder().encode
+
+        def attempt(batch: Batch) -> None:
+            rows = rows_of(batch.values)
+            self.check_rows(rows)
+            encode(rows)
+
+        # Without columns it was never submitted, and stands in a pipeline that is only tried.
+        return tried(attempt, UNKEPT) if self.columns else lambda batch: {}
 
     def to_rows(self, values: list[Any]) -> list[Any]:
         try:
-            return self._rows.rows(values)
+            return self._to_rows(values)
         except Unfit as error:
             record = f"record {error.index + 1} of a batch of {len(values)}"
             raise self.refused(record, str(error)).hint(
-                f"map records to the columns {', '.join(self.columns)} before the sink"
+                f"map records to the columns {', '.join(self.columns)} before the sink, or have "
+                "such records leave it: .sink(..., dead_letters=...)"
             ) from error
 
     def kept(self, rows: list[Any]) -> None:
@@ -173,6 +248,42 @@ class TableSink(EpochLogSink):
         else:  # What a restored checkpoint holds.
             self.apply(None, self.rows_of(committable))
             self.discard(committable)
+
+    def missing_tables(self) -> Iterator[str]:
+        """Yield the statements that make what records go into, where it is missing."""
+        if self.types:
+            yield create_table(self.table, self.types, self.key)
+        if self.dead_letter_table is not None:
+            yield create_table(self.dead_letter_table, COLUMNS, KEY)
+
+    def insert_fitting(self, db: Any, marker: EpochMarker, rows: Iterator[Row]) -> None:
+        """Insert the rows of an epoch, but for those that are refused, which are kept beside."""
+        refused = [
+            refused_row(marker, self.columns, one)
+            for one in insert_each(partial(self.try_rows, db), rows)
+        ]
+        if refused:
+            self.keep_refused(db, refused)
+            LOG.warning(
+                "table %s has refused %d rows of checkpoint %d, subtask %d: they are in %s",
+                self.table, len(refused), marker.checkpoint_id, marker.subtask,
+                self.dead_letter_table,
+            )  # fmt: skip
+
+    def _row_maker(self) -> Callable[[list[Any]], list[Row]]:
+        rows_of = RowMaker({name: self.convert_column(name) for name in self.columns}).rows
+        if self.type is Any:
+            return rows_of
+        check = checker(self.type)
+
+        def checked(values: list[Any]) -> list[Row]:
+            try:
+                check([one for one in values if not isinstance(one, (list, tuple))])
+            except MISFITS as error:
+                raise _misfit(check, values, error) from cause_of(error)
+            return rows_of(values)
+
+        return checked
 
     def _settle(self, submission: Submission) -> None:
         found = self.find()
@@ -221,6 +332,17 @@ class TableSink(EpochLogSink):
                 f"the table {self.table} holds the output of checkpoint {newest}, and the job goes "
                 f"back to {restored}: what came between would be there twice"
             ).hint("remove those rows and pass repeats=True, or give the table a key")
+
+
+def _misfit(check: Callable[[list[Any]], object], values: list[Any], error: Exception) -> Unfit:
+    """Return which of some records is not of the type; ``error`` says why."""
+    for index, value in enumerate(values):
+        if not isinstance(value, (list, tuple)):
+            try:
+                check([value])
+            except MISFITS as own:
+                return Unfit(index, reason_of(own))
+    return Unfit(0, reason_of(error))
 
 
 def _named(name: object, what: str) -> str:

@@ -8,6 +8,7 @@ model refuses is told without the value that it refused, which may be a secret.
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta
@@ -26,9 +27,17 @@ MISFITS: tuple[type[Exception], ...] = (
 """What is raised for a value that is not of the type; pydantic's ValidationError is a ValueError,
 as a number is that is too large for its type."""
 
+UNENCODABLE: tuple[type[Exception], ...] = (*MISFITS, TypeError, NotImplementedError, OverflowError)
+"""What is raised by an encoder for a record that has no form in its format."""
+
 KEPT = (datetime, date, time, timedelta, Decimal, UUID, bytes)
 """Types that stay what they are where a record is taken apart."""
 
+
+_QUOTING = re.compile(
+    r"(Invalid (?:enum )?value) .*?(?= - at `[^`]*`(?: in `[^`]*`)?\Z|\Z)", re.DOTALL
+)
+"""What msgspec says of a value that is none of an enum, or no tag of a union: with the value."""
 
 _PLAIN = (str, int, float, *KEPT)
 _ROWS = {list, tuple}
@@ -101,14 +110,14 @@ def reason_of(error: Exception) -> str:
     """Return why a value is not of its type, without the value."""
     errors = getattr(error, "errors", None)
     if not callable(errors):
-        return str(error)
+        return _QUOTING.sub(r"\1", str(error))
     found = errors(include_input=False, include_url=False, include_context=False)
     return "; ".join(f"{one['msg']} - at `{'.'.join(map(str, one['loc']))}`" for one in found)
 
 
 def cause_of(error: Exception) -> Exception | None:
     """Return what may stand as the cause below a message: an error that does not show the value."""
-    return None if callable(getattr(error, "errors", None)) else error
+    return error if reason_of(error) == str(error) else None
 
 
 def encode_hook(value: Any) -> Any:

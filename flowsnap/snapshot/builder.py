@@ -15,6 +15,7 @@ Source: Flink's State Processor API, ``SavepointWriter``.
 from __future__ import annotations
 
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ from flowsnap.serialize import dump
 from flowsnap.snapshot import parts
 from flowsnap.snapshot.rewriting import Rewriting, Rewritten
 from flowsnap.snapshot.snapshot import Snapshot
+from flowsnap.storage import keeping
+from flowsnap.storage.object_url import as_state_dir
 
 Kind = Literal["value", "list", "map", "reducing", "aggregating"]
 OperatorStateKind = Literal["list", "union", "broadcast"]
@@ -258,7 +261,9 @@ class SavepointBuilder:
     # --- writing ---------------------------------------------------------------------------------
 
     def write(self, path: str | Path) -> CheckpointManifest:
-        """Write the savepoint to ``path``, a directory that is made, durably; return its manifest.
+        """Write the savepoint to ``path``, durably, and return its manifest.
+
+        ``path`` is a directory that is made, or a URL of object storage.
 
         Raises:
             ConfigError: there is something at ``path``, or an operator's new name is none.
@@ -269,7 +274,14 @@ class SavepointBuilder:
         """
         new = list(self._new.values())
         rewriting = Rewriting(self._manifest, self._snapshot, self._rewritten, new)
-        return rewriting.write(Path(path), self._names)
+        place = as_state_dir(path)
+        if isinstance(place, Path):
+            return rewriting.write(place, self._names)
+        keeping.check_target(place)
+        with tempfile.TemporaryDirectory(prefix="flowsnap-") as scratch:
+            manifest = rewriting.write(Path(scratch) / "savepoint", self._names)
+            keeping.copy(keeping.find(Path(scratch) / "savepoint"), place)
+        return manifest
 
     def _with(self, tasks: list[TaskSnapshot]) -> Self:
         self._manifest = msgspec.structs.replace(self._manifest, tasks=tuple(tasks))

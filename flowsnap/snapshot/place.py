@@ -2,7 +2,8 @@
 
 A path may be that of a checkpoint (``<state-dir>/<job>/checkpoints/00000042``), of a job's
 directory (its newest complete checkpoint), of a state directory with the name of a job, or of a
-savepoint: a directory with a ``manifest.json`` whose files lie below it.
+savepoint: a directory with a ``manifest.json`` whose files lie below it. A URL of object storage
+may be that of any of these; its files are fetched when they are read.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ from flowsnap.core import retention
 from flowsnap.core.ids import CheckpointId
 from flowsnap.core.manifest import CheckpointManifest
 from flowsnap.errors import ConfigError, ManifestCorrupt, RestoreError, StorageError
-from flowsnap.snapshot.remote import find_remote
-from flowsnap.storage import layout
+from flowsnap.storage import layout, opening
 from flowsnap.storage.directory import DirectoryStore
-from flowsnap.storage.job_directory import JobDirectory, job_names
-from flowsnap.storage.object_url import ObjectUrl, as_state_dir
+from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.storage.object_url import StateDir, as_state_dir
 from flowsnap.storage.store import CheckpointStore
 
 
@@ -39,32 +39,28 @@ class Place:
     is_verified: bool = False
 
 
-def find(path: str | Path, job: str | None = None) -> Place:
+def find(path: str | Path | StateDir, job: str | None = None) -> Place:
     """Return the snapshot at ``path``; ``job`` names one of several in a state directory.
 
     Raises:
         ConfigError: there is nothing, or there are several jobs.
         RestoreError: the job has no complete checkpoint.
         ManifestCorrupt: what is there is torn, damaged, foreign or of another version.
+        StorageError: it cannot be read.
     """
     named = as_state_dir(path)
-    if isinstance(named, ObjectUrl):
-        manifest, directory, is_newest = find_remote(named, job)
-        return Place(manifest, directory.store, directory.location, None, is_newest)
-    place = named.absolute()
+    place = named.absolute() if isinstance(named, Path) else named
     if place.name == retention.MANIFEST:
         place = place.parent
-    if not place.is_dir():
-        raise ConfigError(f"there is no snapshot at {path}").hint(
-            "give the directory of a checkpoint, of a savepoint, of a job, or a state directory"
-        )
+    if isinstance(place, Path) and not place.is_dir():
+        raise _nothing_at(path)
     if job is not None:
         return _newest(place / job)
     if (number := _checkpoint_number(place)) is not None:
-        return _checkpoint(place.parents[1], number)
-    if (place / retention.MANIFEST).is_file():
+        return _checkpoint(place.parent.parent, number)
+    if _has(place, retention.MANIFEST):
         return _savepoint(place)
-    if (place / layout.IDENTITY).is_file():
+    if _has(place, layout.IDENTITY):
         return _newest(place)
     return _newest(place / _only_job(place))
 
@@ -75,52 +71,71 @@ def scratch_of(store: CheckpointStore) -> Path | None:
     return work if work is not None and work.is_dir() else None
 
 
-def _checkpoint_number(place: Path) -> CheckpointId | None:
+def _nothing_at(path: str | Path | StateDir) -> ConfigError:
+    return ConfigError(f"there is no snapshot at {path}").hint(
+        "give the place of a checkpoint, of a savepoint, of a job, or a state directory"
+    )
+
+
+def _has(place: StateDir, name: str) -> bool:
+    if isinstance(place, Path):
+        return (place / name).is_file()
+    return opening.open_store(place).exists(name)
+
+
+def _checkpoint_number(place: StateDir) -> CheckpointId | None:
     is_checkpoint = f"{place.parent.name}/" == retention.CHECKPOINTS and place.name.isdigit()
     return CheckpointId(int(place.name)) if is_checkpoint else None
 
 
-def _only_job(place: Path) -> str:
-    names = job_names(place)
+def _only_job(place: StateDir) -> str:
+    names = opening.job_names(place)
     if len(names) == 1:
         return names[0]
     if names:
         raise ConfigError(f"there are {len(names)} jobs in {place}").hint(
             f"name one of them: {', '.join(names)}"
         )
+    if not isinstance(place, Path) and not opening.open_store(place).list():
+        raise _nothing_at(place)
     raise ManifestCorrupt(f"{place} is no snapshot: it has no {retention.MANIFEST}").hint(
         "it was not written to its end, or by something else than flowsnap"
     )
 
 
-def _newest(root: Path) -> Place:
-    with JobDirectory.read(root.parent, root.name) as directory:
+def _newest(root: StateDir) -> Place:
+    with opening.read_job(root.parent, root.name) as directory:
         complete = directory.checkpoints()
         if not complete:
             raise RestoreError(f"job {directory.job} has no complete checkpoint")
         try:
             manifest = directory.read_manifest(complete[-1])
         except (RestoreError, StorageError):
-            if directory.checkpoints()[-1:] == complete[-1:]:
+            newest = directory.checkpoints()[-1:]
+            if newest == complete[-1:] or not newest:
                 raise
-            manifest = directory.read_manifest(directory.checkpoints()[-1])  # It was retired.
-    return _of_job(root, manifest, is_newest=True)
+            manifest = directory.read_manifest(newest[0])  # It was retired.
+        return _of_job(directory, manifest, is_newest=True)
 
 
-def _checkpoint(root: Path, number: CheckpointId) -> Place:
-    with JobDirectory.read(root.parent, root.name) as directory:
-        return _of_job(root, directory.read_manifest(number), is_newest=False)
+def _checkpoint(root: StateDir, number: CheckpointId) -> Place:
+    with opening.read_job(root.parent, root.name) as directory:
+        return _of_job(directory, directory.read_manifest(number), is_newest=False)
 
 
-def _of_job(root: Path, manifest: CheckpointManifest, *, is_newest: bool) -> Place:
-    source = str(root / retention.checkpoint_directory(manifest.checkpoint_id))
-    return Place(manifest, DirectoryStore(root), source, root / layout.WORK, is_newest)
+def _of_job(directory: JobDirectory, manifest: CheckpointManifest, *, is_newest: bool) -> Place:
+    source = directory.place / retention.checkpoint_directory(manifest.checkpoint_id)
+    is_local = isinstance(directory.place, Path)
+    scratch = directory.root / layout.WORK if is_local else None
+    return Place(manifest, directory.store, str(source), scratch, is_newest)
 
 
-def _savepoint(root: Path) -> Place:
-    store = DirectoryStore(root)
-    source = root / retention.MANIFEST
+def _savepoint(place: StateDir) -> Place:
+    store = opening.open_store(place)
+    source = place / retention.MANIFEST
     manifest = manifests.decode(store.get(retention.MANIFEST), str(source))
-    work = root.parents[1] / layout.WORK  # of the job in whose directory it may lie
-    is_in_job = root.parent.name == layout.SAVEPOINTS and work.is_dir()
-    return Place(manifest, store, str(root), work if is_in_job else None)
+    scratch = None
+    if isinstance(place, Path) and place.parent.name == layout.SAVEPOINTS:
+        work = place.parents[1] / layout.WORK  # of the job in whose directory it may lie
+        scratch = work if work.is_dir() else None
+    return Place(manifest, store, str(place), scratch)

@@ -37,6 +37,7 @@ from flowsnap.snapshot.decode import PLAIN, TRUSTED
 from flowsnap.snapshot.keyed import KeyedState, Reading, StatePart, decoded_row
 from flowsnap.snapshot.place import Place, find, scratch_of
 from flowsnap.state.codec import PREFIX_BYTES
+from flowsnap.storage.object_url import StateDir
 from flowsnap.storage.store import CheckpointStore
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Snapshot:
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        path: str | StateDir,
         job: str | None = None,
         *,
         trust: bool = False,
@@ -80,10 +81,11 @@ class Snapshot:
         """Open a checkpoint, a savepoint, or the newest complete checkpoint of a job.
 
         ``path``: ``<state-dir>/<job>/checkpoints/<number>``, a savepoint's directory,
-        ``<state-dir>/<job>``, or a state directory, where ``job`` names one of several. The job may
-        run. ``trust``: read objects with the job's classes; their code runs, so only for snapshots
-        of one's own. ``scratch``: where links to the files are made, instead of in the job's
-        ``work`` directory or among temporary files; on another file system they are copies.
+        ``<state-dir>/<job>``, or a state directory, where ``job`` names one of several; or the URL
+        of one of these in object storage. The job may run. ``trust``: read objects with the job's
+        classes; their code runs, so only for snapshots of one's own. ``scratch``: where links to
+        the files are made, instead of in the job's ``work`` directory or among temporary files; on
+        another file system they are copies.
 
         Raises:
             ConfigError: there is no such snapshot, or there are several.

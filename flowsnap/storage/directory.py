@@ -32,6 +32,7 @@ from flowsnap.storage.store import (
     is_name,
     is_temporary,
 )
+from flowsnap.storage.translation import translated
 
 _KNOWN_DIRECTORIES_MAX = 1_000
 
@@ -67,13 +68,13 @@ class DirectoryStore:
 
     def put(self, name: str, data: bytes) -> None:
         path = self._path(name)
-        with _translated(f"cannot write {name}"):
+        with translated(f"cannot write {name}"):
             temporary = self._write_new(path.parent, [data])
         self._publish(temporary, path, self._filesystem.replace)
 
     def put_file(self, name: str, path: Path) -> None:
         target = self._path(name)
-        with _translated(f"cannot store {path} as {name}"), self._opened(path) as descriptor:
+        with translated(f"cannot store {path} as {name}"), self._opened(path) as descriptor:
             temporary = self._link_new(descriptor, path, target.parent)
             if temporary is None:
                 temporary = self._write_new(target.parent, self._pieces(descriptor))
@@ -81,7 +82,7 @@ class DirectoryStore:
 
     def create(self, name: str, data: bytes, *, on_step: StepCallback | None = None) -> bool:
         path, tell = self._path(name), on_step or _ignore_step
-        with _translated(f"cannot write {name}"):
+        with translated(f"cannot write {name}"):
             if self._filesystem.is_file(path):
                 return False
             temporary = self._write_new(path.parent, [data], tell)
@@ -93,12 +94,12 @@ class DirectoryStore:
 
     def get(self, name: str) -> bytes:
         path = self._path(name)
-        with _translated(f"cannot read {name}"), self._opened(path) as descriptor:
+        with translated(f"cannot read {name}"), self._opened(path) as descriptor:
             return b"".join(self._pieces(descriptor))
 
     def fetch(self, name: str, path: Path, *, is_immutable: bool) -> None:
         source = self._path(name)
-        with _translated(f"cannot fetch {name} to {path}"), self._opened(source) as descriptor:
+        with translated(f"cannot fetch {name} to {path}"), self._opened(source) as descriptor:
             if is_immutable:
                 try:
                     self._filesystem.link(source, path)
@@ -110,12 +111,12 @@ class DirectoryStore:
 
     def exists(self, name: str) -> bool:
         path = self._path(name)
-        with _translated(f"cannot look for {name}"):
+        with translated(f"cannot look for {name}"):
             return self._filesystem.is_file(path)
 
     def delete(self, name: str, *, is_durable: bool = True) -> None:
         path = self._path(name)
-        with _translated(f"cannot delete {name}", is_definite=False):
+        with translated(f"cannot delete {name}", is_definite=False):
             with suppress(FileNotFoundError, NotADirectoryError):
                 self._filesystem.unlink(path)
             # Also where it was missing: an earlier call may have failed between the two steps.
@@ -125,7 +126,7 @@ class DirectoryStore:
 
     def sha256(self, name: str) -> str:
         path, digest = self._path(name), sha256()
-        with _translated(f"cannot read {name}"), self._opened(path) as descriptor:
+        with translated(f"cannot read {name}"), self._opened(path) as descriptor:
             for piece in self._pieces(descriptor):
                 digest.update(piece)
         return digest.hexdigest()
@@ -134,7 +135,7 @@ class DirectoryStore:
         found = [path for path in self._walk_others() if is_temporary(path.name)]
         for path in found:
             with (
-                _translated(f"cannot delete {path}", is_definite=False),
+                translated(f"cannot delete {path}", is_definite=False),
                 suppress(FileNotFoundError),
             ):
                 self._filesystem.unlink(path)
@@ -146,7 +147,7 @@ class DirectoryStore:
     def list(self, prefix: str = "") -> StoredFiles:
         directory, _, start = check_prefix(prefix).rpartition("/")
         found, todo = [], [(directory, start)]
-        with _translated(f"cannot list {prefix or self.root}"):
+        with translated(f"cannot list {prefix or self.root}"):
             while todo:
                 directory, start = todo.pop()
                 for entry in self._filesystem.scan(self.root / directory):
@@ -230,7 +231,7 @@ class DirectoryStore:
         """Make a synced file visible, then durably visible. A failure in here is ambiguous."""
         what = f"cannot tell whether {path} was stored"
         try:
-            with _translated(what, is_definite=False):
+            with translated(what, is_definite=False):
                 give_name(temporary, path)
                 tell("renamed")
                 self._filesystem.fsync_directory(path.parent)
@@ -310,23 +311,14 @@ class DirectoryStore:
 
     def _walk_others(self) -> Iterator[Path]:
         """Yield what ``list`` passes over."""
-        todo = [self.root]
-        with _translated(f"cannot list {self.root}"):
+        todo = [""]
+        with translated(f"cannot list {self.root}"):
             while todo:
                 directory = todo.pop()
-                for entry in self._filesystem.scan(directory):
-                    path = directory / entry.name
-                    is_ours = is_name(path.relative_to(self.root).as_posix())
+                for entry in self._filesystem.scan(self.root / directory):
+                    name = f"{directory}/{entry.name}" if directory else entry.name
+                    is_ours = is_name(name)
                     if is_ours and entry.is_directory:
-                        todo.append(path)
+                        todo.append(name)
                     elif not (is_ours and entry.is_file):
-                        yield path
-
-
-@contextmanager
-def _translated(what: str, *, is_definite: bool = True) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(f"{what}: {reason}", is_definite=is_definite) from error
+                        yield self.root / name

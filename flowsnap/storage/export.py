@@ -15,6 +15,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -28,8 +29,10 @@ from flowsnap.storage import layout
 from flowsnap.storage.directory import NO_LINK
 from flowsnap.storage.filesystem import FileSystem
 from flowsnap.storage.job_directory import JobDirectory
-from flowsnap.storage.savepoint import Savepoint, check_file, compare, opened, translated
+from flowsnap.storage.parallel import each
+from flowsnap.storage.savepoint import Savepoint, check_file, compare, opened
 from flowsnap.storage.store import PIECE_BYTES, is_name
+from flowsnap.storage.translation import translated
 
 
 def check_new(directory: JobDirectory, name: str) -> None:
@@ -38,16 +41,22 @@ def check_new(directory: JobDirectory, name: str) -> None:
     Raises:
         ConfigError: it is no name, or there is one already.
     """
-    directory.check_savepoints()
-    if not name:
-        return
-    if not is_name(name) or "/" in name:
-        raise ConfigError(f"{name!r} cannot be the name of a savepoint").hint(
-            "use letters, digits, '.', '_' and '-', begin with a letter or a digit, at most 128"
-        )
-    if (path := directory.root / layout.SAVEPOINTS / name).exists():
+    check_name(name)
+    if name and (path := directory.root / layout.SAVEPOINTS / name).exists():
         raise ConfigError(f"job {directory.job} has a savepoint {name!r} already, {path}").hint(
             "choose another name, or delete that directory"
+        )
+
+
+def check_name(name: str) -> None:
+    """Check that a savepoint can be called so, or not be named at all.
+
+    Raises:
+        ConfigError: it is no name.
+    """
+    if name and (not is_name(name) or "/" in name):
+        raise ConfigError(f"{name!r} cannot be the name of a savepoint").hint(
+            "use letters, digits, '.', '_' and '-', begin with a letter or a digit, at most 128"
         )
 
 
@@ -71,11 +80,11 @@ def export(
     target = directory.root / layout.SAVEPOINTS / (name or f"{checkpoint_id:08d}")
     if not name and (target / MANIFEST).is_file():
         return target
-    disk = _Disk(filesystem or FileSystem())
+    disk = Disk(filesystem or FileSystem())
     with translated(f"cannot make the savepoint {target}"):
         disk.make(target.parent)
     exported = msgspec.structs.replace(manifest, kind="savepoint")
-    disk.write_whole(target, exported, directory.root, disk.place)
+    disk.write_whole(target, exported, partial(disk.place, directory.root))
     return target
 
 
@@ -88,9 +97,9 @@ def copy(savepoint: Savepoint, target: Path, filesystem: FileSystem | None = Non
         StorageError: as ``export``.
     """
     check_target(target)
-    disk = _Disk(filesystem or FileSystem())
+    disk = Disk(filesystem or FileSystem())
     exported = msgspec.structs.replace(savepoint.manifest, kind="savepoint")
-    disk.write_whole(target, exported, savepoint.base, disk.copy_verified)
+    disk.write_whole(target, exported, partial(disk.copy_verified, savepoint.base))
 
 
 def check_target(target: Path) -> None:
@@ -117,7 +126,7 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
-class _Disk:
+class Disk:
     """Writes a directory as a whole: it has its name when it is complete and durable."""
 
     def __init__(self, files: FileSystem) -> None:
@@ -133,10 +142,14 @@ class _Disk:
         self,
         target: Path,
         manifest: CheckpointManifest,
-        base: Path,
-        place: Callable[[Path, Path, FileHandle], None],
+        place: Callable[[FileHandle, Path], None],
+        *,
+        at_once: int = 1,
     ) -> None:
-        """Put all that a manifest lists, from below ``base``, and itself into a new directory."""
+        """Put all that a manifest lists, and itself, into a new directory.
+
+        ``place`` makes a file at the path it is given, durably; ``at_once``: in so many threads.
+        """
         temporary = target.with_name(f".tmp-{secrets.token_hex(8)}")
         what = f"cannot make the savepoint {target}"
         try:
@@ -144,8 +157,7 @@ class _Disk:
                 self._files.make_directory(temporary)
                 handles = manifests.files(manifest)
                 made = self._make_directories(temporary, (handle.path for handle in handles))
-                for handle in handles:
-                    place(base / handle.path, temporary / handle.path, handle)
+                each(lambda handle: place(handle, temporary / handle.path), handles, at_once)
                 self._write(temporary / MANIFEST, [manifests.encode(manifest)])
                 for path in made:
                     self._files.fsync_directory(path)
@@ -155,17 +167,18 @@ class _Disk:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
-    def place(self, source: Path, target: Path, handle: FileHandle) -> None:
+    def place(self, base: Path, handle: FileHandle, target: Path) -> None:
         """Link a durable file of the store, or copy it where the file system knows no links."""
         try:
-            self._files.link(source, target)
+            self._files.link(base / handle.path, target)
         except OSError as error:
             if error.errno not in NO_LINK:
                 raise
-            self.copy_verified(source, target, handle)
+            self.copy_verified(base, handle, target)
 
-    def copy_verified(self, source: Path, target: Path, handle: FileHandle) -> None:
+    def copy_verified(self, base: Path, handle: FileHandle, target: Path) -> None:
         """Copy a file, and compare it with its handle."""
+        source = base / handle.path
         check_file(source, handle)
         digest, size = hashlib.sha256(), 0
         with opened(source) as descriptor:
@@ -179,6 +192,11 @@ class _Disk:
 
             self._write(target, pieces())
         compare(source, handle, size, digest.hexdigest())
+
+    def sync(self, path: Path) -> None:
+        """Make the content of a finished file durable."""
+        with opened(path) as descriptor:
+            self._files.fsync(descriptor)
 
     def _make_directories(self, root: Path, paths: Iterable[str]) -> list[Path]:
         """Make the directories of these files below ``root``; return all, the inner ones first."""

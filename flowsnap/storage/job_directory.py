@@ -13,9 +13,10 @@ from flowsnap.storage import layout
 from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.filesystem import FileSystem
 from flowsnap.storage.job_store import JobStore
+from flowsnap.storage.object_url import StateDir
 from flowsnap.storage.ownership import OwnerLock, claim_directory
 from flowsnap.storage.store import is_name, is_temporary
-from flowsnap.storage.writer import CheckpointWriter
+from flowsnap.storage.writer import CheckpointWriter, Copy
 
 
 class JobDirectory(JobStore):
@@ -81,12 +82,14 @@ class JobDirectory(JobStore):
         """Where workers find the store: a path or a URL."""
         return str(self.root)
 
-    def check_savepoints(self) -> None:
-        """Check that savepoints can be made of this job.
+    @property
+    def place(self) -> StateDir:
+        """Where the store is."""
+        return self.root
 
-        Raises:
-            ConfigError: its store is not on the disk.
-        """
+    def copier(self, base: StateDir) -> Copy | None:
+        """Return what copies files of ``base`` into the store without reading them, if it can."""
+        return None
 
     def writer(self, attempt: AttemptId) -> CheckpointWriter:
         """Return a writer of files for an attempt that runs in this process."""

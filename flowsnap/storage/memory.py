@@ -9,17 +9,16 @@ from pathlib import Path
 
 from flowsnap.errors import StorageError
 from flowsnap.storage.store import (
+    AFTER_NAMED,
+    BEFORE_NAMED,
     Names,
-    Step,
     StepCallback,
     StoredFile,
     StoredFiles,
     check_name,
     check_prefix,
+    tell_steps,
 )
-
-_STEPS_BEFORE: tuple[Step, ...] = ("tmp", "fsynced")
-_STEPS_AFTER: tuple[Step, ...] = ("renamed", "dir_fsynced")
 
 
 class MemoryStore:
@@ -46,12 +45,12 @@ class MemoryStore:
         self._check_free(name)
         if name in self._files:
             return False
-        self._tell(name, _STEPS_BEFORE, on_step, is_definite=True)
+        tell_steps(name, BEFORE_NAMED, on_step)
         with self._lock:
             if name in self._files:
                 return False
             self._files[name] = bytes(data)
-        self._tell(name, _STEPS_AFTER, on_step, is_definite=False)
+        tell_steps(name, AFTER_NAMED, on_step)
         return True
 
     def get(self, name: str) -> bytes:
@@ -98,14 +97,3 @@ class MemoryStore:
         above = {"/".join(parts[:count]) for count in range(1, len(parts))}
         if above & self._files.keys() or any(key.startswith(name + "/") for key in self._files):
             raise StorageError(f"cannot write {name}: a file cannot be the directory of another")
-
-    def _tell(
-        self, name: str, steps: tuple[Step, ...], on_step: StepCallback | None, *, is_definite: bool
-    ) -> None:
-        try:
-            for step in steps:
-                if on_step is not None:
-                    on_step(step)
-        except OSError as error:
-            text = f"cannot write {name}: {error.strerror or error}"
-            raise StorageError(text, is_definite=is_definite) from error

@@ -20,24 +20,30 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable, Collection
 from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
+from flowsnap.bucket.retrying import RetryPolicy
+from flowsnap.bucket.url import ObjectUrl
 from flowsnap.core import retention
 from flowsnap.core.ids import AttemptId, CheckpointId
-from flowsnap.errors import ConfigError, StorageError
+from flowsnap.core.manifest import CheckpointManifest
+from flowsnap.errors import StorageError
 from flowsnap.storage import layout
 from flowsnap.storage.filesystem import FileSystem
 from flowsnap.storage.job_directory import JobDirectory, check_job
 from flowsnap.storage.job_store import JobStore
 from flowsnap.storage.lease import RENEWAL_MS_MAX, RENEWAL_TIMEOUT_MS, Lease
+from flowsnap.storage.object_export import clear, copier, write
 from flowsnap.storage.object_remote import connect
+from flowsnap.storage.object_savepoint import BEGUN, ObjectSavepoint, unfinished
 from flowsnap.storage.object_store import ObjectStore
-from flowsnap.storage.object_url import WORK_VARIABLE, ObjectUrl
+from flowsnap.storage.object_url import WORK_VARIABLE, StateDir
 from flowsnap.storage.ownership import OwnerLock, claim_directory
-from flowsnap.storage.retrying import RetryPolicy
-from flowsnap.storage.writer import CheckpointWriter
+from flowsnap.storage.parallel import FILES_AT_ONCE
+from flowsnap.storage.writer import CheckpointWriter, Copy
 
 # A job manager that waits hears nobody: a checkpoint that fails does less harm.
 CALL_TIMEOUT_MS = 8_000
@@ -45,12 +51,21 @@ CALL_MS_MAX = 10_000
 
 
 class ObjectJobDirectory(JobDirectory):
-    """``<url>/<job>``; ``root`` is its local directory. Made by ``claim`` and ``look``."""
+    """``<url>/<job>``; ``root`` is its local directory. Made by ``claim`` and ``look``.
+
+    ``patient``: the same store, for files, which may take longer than a call of a running job.
+    """
 
     def __init__(
-        self, store: ObjectStore, url: ObjectUrl, root: Path, held: tuple[OwnerLock, Lease] | None
+        self,
+        store: ObjectStore,
+        url: ObjectUrl,
+        root: Path,
+        held: tuple[OwnerLock, Lease] | None,
+        patient: ObjectStore | None = None,
     ) -> None:
         self.root = root
+        self._patient = patient
         self._url = url
         self._objects = store
         self._held = held
@@ -83,7 +98,7 @@ class ObjectJobDirectory(JobDirectory):
         try:
             policy = RetryPolicy(total_ms_max=CALL_MS_MAX)
             store = connect(url, guard=lease.check, timeout_ms=CALL_TIMEOUT_MS, policy=policy)
-            return cls(store, url, root, (lock, lease))
+            return cls(store, url, root, (lock, lease), connect(url, guard=lease.check))
         except BaseException:
             lease.release()
             lock.release()
@@ -111,23 +126,75 @@ class ObjectJobDirectory(JobDirectory):
             lease.release()
             lock.release()
 
-    def check_savepoints(self) -> None:
-        raise ConfigError(f"{self._url} is in object storage: no savepoint can be made there").hint(
-            "restore one of its checkpoints, or run the job in a directory to make savepoints"
-        )
+    @property
+    def place(self) -> StateDir:
+        return self._url
+
+    def make_savepoint(self, checkpoint_id: CheckpointId, name: str) -> ObjectUrl:
+        """Make a savepoint of a complete checkpoint, as ``keeping.export``."""
+        manifest = self.read_manifest(checkpoint_id)
+        url = self._url / layout.SAVEPOINTS / (name or f"{checkpoint_id:08d}")
+        store = connect(url, guard=self._guard)
+        if not name and store.exists(retention.MANIFEST):
+            return url
+        if store.exists(BEGUN):
+            clear(store)  # Who began it has died, or gave up: two cannot own a job.
+        source = ObjectSavepoint(url, self._url, manifest, self._patient or self._objects)
+        policy = RetryPolicy(total_ms_max=CALL_MS_MAX)
+        write(url, source, guard=self._guard, policy=policy, is_verified=True)
+        return url
+
+    @property
+    def _guard(self) -> Callable[[], None] | None:
+        return None if self._held is None else self._held[1].check
+
+    def copier(self, base: StateDir) -> Copy | None:
+        return copier(base, self._url, guard=self._guard)
 
     def writer(self, attempt: AttemptId) -> CheckpointWriter:
-        return CheckpointWriter(self.root, attempt, self._store)
+        store = self._patient or self._store
+        return CheckpointWriter(self.root, attempt, store, files_at_once=FILES_AT_ONCE)
+
+    # What a running job does has a limit as a whole: while its job manager waits it hears nobody.
 
     def begin_attempt(self) -> AttemptId:
-        attempt = super().begin_attempt()
-        self._bar_begun()
-        return attempt
+        with self._objects.within(CALL_MS_MAX):
+            attempt = super().begin_attempt()
+            self._bar_begun()
+            return attempt
+
+    def reserve_checkpoint(self, checkpoint_id: CheckpointId) -> None:
+        with self._objects.within(CALL_MS_MAX):
+            super().reserve_checkpoint(checkpoint_id)
+
+    def write_manifest(self, manifest: CheckpointManifest) -> None:
+        with self._objects.within(CALL_MS_MAX):
+            super().write_manifest(manifest)
+
+    def secure(self, checkpoint_id: CheckpointId) -> None:
+        with self._objects.within(CALL_MS_MAX):
+            super().secure(checkpoint_id)
+
+    def retire(
+        self,
+        retained: int,
+        *,
+        pending: Collection[CheckpointId] = (),
+        protected: Collection[CheckpointId] = (),
+    ) -> list[str]:
+        with self._objects.within(CALL_MS_MAX):
+            return super().retire(retained, pending=pending, protected=protected)
 
     def clean_leftovers(self) -> list[str]:
         # Before reservations go: what is reserved later is seen when the attempt begins.
         self._bar_begun()
         return super().clean_leftovers()
+
+    def _remove_savepoints_begun(self) -> list[str]:
+        begun = unfinished(self._store)
+        for name in begun:
+            clear(connect(self._url / layout.SAVEPOINTS / name, guard=self._guard))
+        return [f"{layout.SAVEPOINTS}/{name}" for name in begun]
 
     def _bar_begun(self) -> None:
         """Let nobody complete what was begun before."""

@@ -1,29 +1,16 @@
-"""Which client speaks to which service, and with what credentials.
-
-Those come from the environment as each service's own tools take them: ``AWS_ACCESS_KEY_ID`` and
-others, the role of the machine, ``GOOGLE_APPLICATION_CREDENTIALS``, ``AZURE_STORAGE_ACCOUNT_NAME``.
-A profile of ``~/.aws/config`` needs boto3, which knows all the ways that one can be written. No
-credential is passed on, stored, or shown: each process asks its own environment.
-"""
+"""The checkpoint store at a URL, with the credentials that the environment gives."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from obstore.exceptions import BaseError
-from obstore.store import from_url
-
-from flowsnap.errors import ConfigError
+from flowsnap.bucket.remote import client_of
+from flowsnap.bucket.retrying import RetryPolicy
+from flowsnap.bucket.url import ObjectUrl
 from flowsnap.storage.lease import REQUEST_TIMEOUT_MS
 from flowsnap.storage.object_cache import FileCache
 from flowsnap.storage.object_store import ObjectStore
-from flowsnap.storage.object_url import ObjectUrl
-from flowsnap.storage.retrying import RetryPolicy
-
-CONNECT_TIMEOUT_MS = 5_000
 
 
 def connect(
@@ -41,39 +28,6 @@ def connect(
     Raises:
         ConfigError: the environment does not say what the service needs to know.
     """
-    settings: dict[str, Any] = {
-        "client_options": {
-            "timeout": f"{timeout_ms}ms",
-            "connect_timeout": f"{CONNECT_TIMEOUT_MS}ms",
-            **_plain_http(),
-        },
-        "retry_config": {"max_retries": 0},  # Ours knows what may have taken effect.
-        **_profile(url),
-    }
-    try:
-        remote = from_url(str(url), **settings)
-    except (BaseError, ValueError) as error:
-        # Its text may hold the environment; its kind is enough.
-        raise ConfigError(f"{url} cannot be reached: {type(error).__name__}").hint(
-            "check the region, the endpoint and the credentials in the environment"
-        ) from None
+    remote = client_of(url, timeout_ms=timeout_ms)
     files = None if cache is None else FileCache(cache)
     return ObjectStore(remote, str(url), cache=files, policy=policy, guard=guard)
-
-
-def _plain_http() -> dict[str, Any]:
-    is_allowed = os.environ.get("AWS_ALLOW_HTTP", "").lower() in {"1", "true"}
-    return {"allow_http": True} if is_allowed else {}
-
-
-def _profile(url: ObjectUrl) -> dict[str, Any]:
-    """Return who gives credentials, where that is a profile of the AWS configuration."""
-    if url.scheme != "s3" or not os.environ.get("AWS_PROFILE"):
-        return {}
-    try:
-        from obstore.auth.boto3 import Boto3CredentialProvider  # noqa: PLC0415 - needs boto3
-    except ImportError as error:
-        raise ConfigError("AWS_PROFILE is set, and boto3, which reads profiles, is missing").hint(
-            "pip install boto3, or give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from error
-    return {"credential_provider": Boto3CredentialProvider()}

@@ -20,9 +20,10 @@ Source: Amazon S3 User Guide, "Add preconditions to S3 operations with condition
 from __future__ import annotations
 
 import os
-import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -31,22 +32,26 @@ from typing import TYPE_CHECKING, TypeVar
 import obstore
 from obstore import exceptions
 
+from flowsnap.bucket.requests import answered
+from flowsnap.bucket.retrying import RetryPolicy, Transient
 from flowsnap.core.retention import MANIFEST
 from flowsnap.errors import StorageError
 from flowsnap.storage.filesystem import FileSystem
 from flowsnap.storage.object_cache import FileCache
-from flowsnap.storage.retrying import RetryPolicy, Transient
 from flowsnap.storage.store import (
+    AFTER_NAMED,
+    BEFORE_NAMED,
     PIECE_BYTES,
     Names,
-    Step,
     StepCallback,
     StoredFile,
     StoredFiles,
     check_name,
     check_prefix,
     is_name,
+    tell_steps,
 )
+from flowsnap.storage.translation import translated
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Remote
@@ -56,17 +61,6 @@ PARTS_MAX = 9_000  # A service takes 10,000.
 PARTS_AT_ONCE = 4
 LISTED_AT_ONCE = 1_000
 BARS_KEPT = timedelta(days=1)
-REASON_CHARS_MAX = 300
-
-# What no repetition mends. Anything else that obstore raises may pass.
-_LASTING = (
-    exceptions.InvalidPathError,
-    exceptions.NotSupportedError,
-    exceptions.PermissionDeniedError,
-    exceptions.UnauthenticatedError,
-    exceptions.UnknownConfigurationKeyError,
-)
-_SECRETS = re.compile(r"(?<=://)[^/\s@]+@|\?\S+")
 
 R = TypeVar("R")
 _Objects = list[tuple[str, int, datetime]]  # name, size in bytes, when it was written
@@ -93,9 +87,25 @@ class ObjectStore:
         self._cache = cache
         self._policy = policy or RetryPolicy()
         self._guard = guard or _allow
+        self._limit = threading.local()
 
     def __repr__(self) -> str:
         return f"ObjectStore({self._place!r})"
+
+    @contextmanager
+    def within(self, total_ms: int) -> Iterator[None]:
+        """Give all calls of this thread in the block so much time together.
+
+        A call that begins when it is over fails at once, and one under way is not repeated: the
+        block takes no longer than that and one request.
+        """
+        outer: float | None = getattr(self._limit, "until_s", None)
+        until_s = self._policy.now_s() + total_ms / 1000
+        self._limit.until_s = until_s if outer is None else min(until_s, outer)
+        try:
+            yield
+        finally:
+            self._limit.until_s = outer
 
     def put(self, name: str, data: bytes) -> None:
         check_name(name)
@@ -109,7 +119,7 @@ class ObjectStore:
     def put_file(self, name: str, path: Path) -> None:
         check_name(name)
         what = f"cannot store {path} as {name}"
-        with _local(what), open(FileSystem().open(path), "rb") as file:
+        with translated(what), open(FileSystem().open(path), "rb") as file:
             size_bytes = os.fstat(file.fileno()).st_size
 
             def once() -> None:
@@ -128,14 +138,29 @@ class ObjectStore:
         if self._cache is not None:
             self._cache.add(name, path)
 
+    def copy(self, name: str, target: str) -> None:
+        """Copy an object to another name, within the service: its content does not come here.
+
+        Both may have more parts than the name of a stored file, as in a store of a whole bucket.
+
+        Raises:
+            StorageError: it failed, or the service does not copy; the same call may be repeated.
+        """
+
+        def once() -> None:
+            self._guard()
+            obstore.copy(self._remote, name, target)
+
+        self._run(f"cannot copy {name} to {target}", once, is_definite=False)
+
     def create(self, name: str, data: bytes, *, on_step: StepCallback | None = None) -> bool:
         check_name(name)
         if self._exists(name):
             return False
-        _tell(name, ("tmp", "fsynced"), on_step, is_definite=True)
+        tell_steps(name, BEFORE_NAMED, on_step)
         is_created = self._create(name, data)
         if is_created:
-            _tell(name, ("renamed", "dir_fsynced"), on_step, is_definite=False)
+            tell_steps(name, AFTER_NAMED, on_step)
         return is_created
 
     def bar(self, name: str) -> bool:
@@ -163,12 +188,12 @@ class ObjectStore:
     def fetch(self, name: str, path: Path, *, is_immutable: bool) -> None:
         check_name(name)
         what = f"cannot fetch {name} to {path}"
-        with _local(what):
+        with translated(what):
             if is_immutable and self._cache is not None and self._cache.link(name, path):
                 return
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            with _local(what), closing(os.fdopen(descriptor, "wb")) as file:
+            with translated(what), closing(os.fdopen(descriptor, "wb")) as file:
 
                 def once() -> None:
                     file.seek(0)
@@ -303,65 +328,16 @@ class ObjectStore:
 
     def _run(self, what: str, call: Callable[[], R], *, is_definite: bool = True) -> R:
         """Call until there is an answer, and translate an error; ``is_definite``: it only reads."""
+        return answered(self._policy_left(what), what, call, is_definite=is_definite)
 
-        def once() -> R:
-            with _translated(what):
-                return call()
-
-        try:
-            return self._policy.run(once)
-        except Transient as error:
-            raise StorageError(f"{what}: {error}", is_definite=is_definite).hint(
-                "check the endpoint, the region and the network; http needs AWS_ALLOW_HTTP=true"
-            ) from error.__cause__
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Turn what obstore raises into ``Transient``, or into an error that stays.
-
-    What has been scrubbed is not kept as the cause either: a traceback would show it.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise StorageError(f"{what}: there is no such object") from error
-    except _LASTING as error:
-        reason, is_clean = _reason(error)
-        raise StorageError(f"{what}: {reason}").hint(
-            "check the credentials, the bucket and its policy"
-        ) from (error if is_clean else None)
-    except exceptions.BaseError as error:
-        reason, is_clean = _reason(error)
-        raise Transient(reason) from (error if is_clean else None)
-
-
-@contextmanager
-def _local(what: str) -> Iterator[None]:
-    """Turn what the local disk raises into a StorageError."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{what}: {error.strerror or error}") from error
-
-
-def _reason(error: BaseException) -> tuple[str, bool]:
-    """Return an error in one line, and whether nothing had to be taken out of it."""
-    full = str(error)
-    text = full.partition("\n")[0][:REASON_CHARS_MAX].rstrip(" .:")
-    return _SECRETS.sub("", text), _SECRETS.search(full) is None
-
-
-def _tell(
-    name: str, steps: tuple[Step, ...], on_step: StepCallback | None, *, is_definite: bool
-) -> None:
-    try:
-        for step in steps:
-            if on_step is not None:
-                on_step(step)
-    except OSError as error:
-        text = f"cannot write {name}: {error.strerror or error}"
-        raise StorageError(text, is_definite=is_definite) from error
+    def _policy_left(self, what: str) -> RetryPolicy:
+        until_s: float | None = getattr(self._limit, "until_s", None)
+        if until_s is None:
+            return self._policy
+        left_ms = int((until_s - self._policy.now_s()) * 1000)
+        if left_ms <= 0:
+            raise StorageError(f"{what}: it was not tried, as all before took too long")
+        return replace(self._policy, total_ms_max=min(left_ms, self._policy.total_ms_max))
 
 
 def _can_be_barred(name: str) -> bool:

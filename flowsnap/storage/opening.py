@@ -9,15 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flowsnap.bucket.url import ObjectUrl, is_url
 from flowsnap.core.message import Deploy
 from flowsnap.errors import ConfigError
 from flowsnap.storage import job_directory
+from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.job_directory import JobDirectory
-from flowsnap.storage.object_url import ObjectUrl, StateDir, is_url
+from flowsnap.storage.object_url import StateDir
+from flowsnap.storage.parallel import FILES_AT_ONCE
+from flowsnap.storage.store import CheckpointStore
 from flowsnap.storage.writer import CheckpointWriter
 
 CACHE = "cache"
-FILES_AT_ONCE = 8
 
 
 def open_job(state_dir: StateDir, job: str) -> JobDirectory:
@@ -27,7 +30,7 @@ def open_job(state_dir: StateDir, job: str) -> JobDirectory:
         ConfigError: as there; or a package is missing.
     """
     if isinstance(state_dir, ObjectUrl):
-        with _needed():
+        with needed():
             from flowsnap.storage.object_directory import ObjectJobDirectory  # noqa: PLC0415
         return ObjectJobDirectory.claim(state_dir, job)
     return JobDirectory.open(state_dir, job)
@@ -40,7 +43,7 @@ def read_job(state_dir: StateDir, job: str) -> JobDirectory:
         ConfigError: there is no such job, or a package is missing.
     """
     if isinstance(state_dir, ObjectUrl):
-        with _needed():
+        with needed():
             from flowsnap.storage.object_directory import ObjectJobDirectory  # noqa: PLC0415
         return ObjectJobDirectory.look(state_dir, job)
     return JobDirectory.read(state_dir, job)
@@ -53,10 +56,24 @@ def job_names(state_dir: StateDir) -> list[str]:
         ConfigError: a package is missing.
     """
     if isinstance(state_dir, ObjectUrl):
-        with _needed():
+        with needed():
             from flowsnap.storage import object_directory  # noqa: PLC0415
         return object_directory.job_names(state_dir)
     return job_directory.job_names(state_dir) if state_dir.is_dir() else []
+
+
+def open_store(place: StateDir) -> CheckpointStore:
+    """Return the store of what lies at a place, such as a savepoint, to read from.
+
+    Raises:
+        ConfigError: others can write to it, a package is missing, or the environment does not say
+            how to reach it.
+    """
+    if isinstance(place, ObjectUrl):
+        with needed():
+            from flowsnap.storage.object_remote import connect  # noqa: PLC0415
+        return connect(place)
+    return DirectoryStore(place)
 
 
 def open_writer(deploy: Deploy) -> CheckpointWriter:
@@ -70,7 +87,7 @@ def open_writer(deploy: Deploy) -> CheckpointWriter:
     """
     if not is_url(deploy.job_directory):
         return CheckpointWriter(Path(deploy.job_directory), deploy.attempt)
-    with _needed():
+    with needed():
         from flowsnap.storage.object_remote import connect  # noqa: PLC0415
     root = Path(deploy.work_directory).parents[1]
     store = connect(ObjectUrl.parse(deploy.job_directory), cache=root / CACHE)
@@ -78,7 +95,8 @@ def open_writer(deploy: Deploy) -> CheckpointWriter:
 
 
 @contextmanager
-def _needed() -> Iterator[None]:
+def needed() -> Iterator[None]:
+    """Say what to install where the client of object storage is missing."""
     try:
         yield
     except ModuleNotFoundError as error:

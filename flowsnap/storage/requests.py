@@ -17,14 +17,14 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from flowsnap.core.requests import Request, RequestKind, Result
-from flowsnap.errors import ConfigError, ManifestCorrupt, StorageError
+from flowsnap.errors import ConfigError, ManifestCorrupt
 from flowsnap.storage.filesystem import FileSystem
 from flowsnap.storage.record import Record, seal, unseal
+from flowsnap.storage.translation import translated
 
 REQUEST_BYTES_MAX = 65_536
 
@@ -66,7 +66,7 @@ class Mailbox:
         Raises:
             StorageError: it cannot be made or emptied.
         """
-        with _translated(f"cannot make {self._directory}"):
+        with translated(f"cannot make {self._directory}"):
             with suppress(FileExistsError):
                 self._files.make_directory(self._directory)
             for entry in self._files.scan(self._directory):
@@ -79,7 +79,7 @@ class Mailbox:
             StorageError: the directory cannot be read.
         """
         found: list[tuple[int, Request]] = []
-        with _translated(f"cannot read {self._directory}"):
+        with translated(f"cannot read {self._directory}"):
             for entry in self._files.scan(self._directory):
                 match = _REQUEST.fullmatch(entry.name)
                 if match is None or match["id"] in self._taken:
@@ -104,7 +104,7 @@ class Mailbox:
             error=result.error,
             hint=result.hint,
         )
-        with _translated(f"cannot answer request {request_id}"):
+        with translated(f"cannot answer request {request_id}"):
             _write(self._files, self._directory / f"{request_id}.answer.json", seal(record))
             with suppress(FileNotFoundError):  # Whoever asked has gone away.
                 self._files.unlink(self._directory / f"{request_id}.json")
@@ -146,7 +146,7 @@ class RequestSlip:
             pid=os.getpid(),
             asked_at_ms=time.time_ns() // 1_000_000,
         )
-        with _translated(f"cannot ask anything in {self._directory}"):
+        with translated(f"cannot ask anything in {self._directory}"):
             _write(self._files, self._path, seal(record))
 
     def result(self) -> Result | None:
@@ -159,7 +159,7 @@ class RequestSlip:
         path = self._directory / f"{self.request_id}.answer.json"
         if not self._files.is_file(path):
             return None
-        with _translated(f"cannot read {path}"):
+        with translated(f"cannot read {path}"):
             record = unseal(_read_own(path), ResultRecord, str(path))
             self._files.unlink(path)
         return Result(record.state, record.savepoint, record.error, record.hint)
@@ -197,11 +197,3 @@ def _read_own(path: Path) -> bytes:
         return files.read(descriptor, REQUEST_BYTES_MAX)
     finally:
         files.close(descriptor)
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{what}: {error.strerror or error}") from error

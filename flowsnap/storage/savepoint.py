@@ -22,34 +22,80 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from flowsnap.core import manifest as manifests
-from flowsnap.core.ids import CheckpointId
+from flowsnap.core.ids import AttemptId, CheckpointId
 from flowsnap.core.manifest import CheckpointManifest, FileHandle, TaskSnapshot
 from flowsnap.core.retention import CHECKPOINTS, MANIFEST, SHARED
 from flowsnap.errors import ConfigError, ManifestCorrupt, RestoreError, StorageError
 from flowsnap.storage import layout
 from flowsnap.storage.filesystem import FileSystem
 from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.storage.object_url import StateDir
 from flowsnap.storage.store import PIECE_BYTES
-from flowsnap.storage.writer import CheckpointWriter
+from flowsnap.storage.translation import translated
+from flowsnap.storage.writer import measure
 
 
-@dataclass(frozen=True, slots=True)
-class Savepoint:
+class SavepointFiles(Protocol):
     """A readable savepoint, or a checkpoint of another job; the files in ``base`` are unverified.
 
     ``path`` is what was asked for; the paths in the manifest are relative to ``base``.
     """
 
+    @property
+    def path(self) -> StateDir:
+        """What was asked for."""
+
+    @property
+    def base(self) -> StateDir:
+        """Where the files are."""
+
+    @property
+    def manifest(self) -> CheckpointManifest:
+        """Its manifest."""
+
+    def local_file(self, handle: FileHandle) -> AbstractContextManager[Path]:
+        """Yield a file on the local disk, whose content is not compared with its handle.
+
+        Raises:
+            ManifestCorrupt: it is missing.
+            ConfigError: others can write to it.
+            StorageError: it cannot be had.
+        """
+
+    def check(self, handle: FileHandle) -> None:
+        """Read a file, and compare it with its handle.
+
+        Raises:
+            ManifestCorrupt: it is missing or damaged.
+            StorageError: it cannot be read.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Savepoint:
+    """Such a one on the local disk."""
+
     path: Path
     base: Path
     manifest: CheckpointManifest
+
+    @contextmanager
+    def local_file(self, handle: FileHandle) -> Iterator[Path]:
+        path = self.base / handle.path
+        check_file(path, handle)
+        yield path
+
+    def check(self, handle: FileHandle) -> None:
+        with self.local_file(handle) as path, translated(f"cannot read {path}"):
+            compare(path, handle, *measure(path))
 
 
 def find(path: Path) -> Savepoint:
@@ -83,13 +129,13 @@ def find(path: Path) -> Savepoint:
     return Savepoint(path, job_root if is_in_job else path, manifest)
 
 
-def is_own(directory: JobDirectory, savepoint: Savepoint) -> bool:
+def is_own(directory: JobDirectory, savepoint: SavepointFiles) -> bool:
     """Return whether a savepoint lies in the history that the job's current run goes on with."""
     manifest = savepoint.manifest
     return manifest.job == directory.job and manifest.run_id in directory.lineage
 
 
-def bring_in(directory: JobDirectory, savepoint: Savepoint) -> CheckpointManifest:
+def bring_in(directory: JobDirectory, savepoint: SavepointFiles) -> CheckpointManifest:
     """Make a savepoint the newest checkpoint of a job, and return its new manifest.
 
     One of the job's own history goes on with it, and what the sinks had prepared is in there: to
@@ -110,7 +156,8 @@ def bring_in(directory: JobDirectory, savepoint: Savepoint) -> CheckpointManifes
     attempt = directory.begin_attempt()
     checkpoint_id = directory.next_checkpoint_id()
     directory.reserve_checkpoint(checkpoint_id)
-    tasks = _bring_in_files(savepoint, directory.writer(attempt), checkpoint_id)
+    bringing = _Bringing(savepoint, directory, attempt, checkpoint_id)
+    tasks = bringing.tasks()
     manifest = msgspec.structs.replace(
         old,
         job=directory.job,
@@ -146,26 +193,52 @@ class _Foreign:
     is_shared: bool
 
 
-def _bring_in_files(
-    savepoint: Savepoint, writer: CheckpointWriter, checkpoint_id: CheckpointId
-) -> tuple[TaskSnapshot, ...]:
-    known: dict[str, FileHandle] = {}
-    tasks = []
-    for task in savepoint.manifest.tasks:
+class _Bringing:
+    """The files of one savepoint on their way into a job."""
 
-        def take(handle: FileHandle, task: TaskSnapshot = task) -> FileHandle:
-            if handle.path not in known:
-                path = savepoint.base / handle.path
-                check_file(path, handle)
-                is_shared = handle.path.startswith(SHARED)
-                local = _Foreign(handle.name, path, is_shared)
-                stored = writer.store(checkpoint_id, task.task, local)
-                compare(path, handle, stored.size_bytes, stored.sha256)
-                known[handle.path] = stored
-            return known[handle.path]
+    def __init__(
+        self,
+        savepoint: SavepointFiles,
+        directory: JobDirectory,
+        attempt: AttemptId,
+        checkpoint_id: CheckpointId,
+    ) -> None:
+        self._savepoint = savepoint
+        self._writer = directory.writer(attempt)
+        self._copy = directory.copier(savepoint.base)
+        self._checkpoint_id = checkpoint_id
 
-        tasks.append(_with_files(task, take))
-    return tuple(tasks)
+    def tasks(self) -> tuple[TaskSnapshot, ...]:
+        """Store every file, once, and return the tasks with the new handles."""
+        tasks = self._savepoint.manifest.tasks
+        first = {handle.path: (task, handle) for task in reversed(tasks) for handle in files(task)}
+        stored = self._writer.each(self._take, list(first.values()))
+        known = dict(zip(first, stored, strict=True))
+        return tuple(_with_files(task, lambda handle: known[handle.path]) for task in tasks)
+
+    def _take(self, wanted: tuple[TaskSnapshot, FileHandle]) -> FileHandle:
+        task, handle = wanted
+        if self._copy is not None:
+            self._savepoint.check(handle)
+            try:
+                return self._writer.adopt(self._checkpoint_id, task.task, handle, self._copy)
+            except StorageError as error:
+                if not error.is_definite:
+                    raise
+                # Not all services copy, and none what is too large: it goes through this host.
+        with self._savepoint.local_file(handle) as path:
+            local = _Foreign(handle.name, path, handle.path.startswith(SHARED))
+            stored = self._writer.store(self._checkpoint_id, task.task, local)
+        compare(self._savepoint.base / handle.path, handle, stored.size_bytes, stored.sha256)
+        return stored
+
+
+def files(task: TaskSnapshot) -> Iterator[FileHandle]:
+    """Yield the files of a task: those of its state, and that of what was in transit."""
+    if task.state is not None:
+        yield from task.state.files
+    if task.channel_file is not None:
+        yield task.channel_file
 
 
 def _with_files(task: TaskSnapshot, take: Callable[[FileHandle], FileHandle]) -> TaskSnapshot:
@@ -188,8 +261,7 @@ def check_file(path: Path, handle: FileHandle) -> None:
     try:
         status = path.lstat()
     except FileNotFoundError as error:
-        expected = f"expected {handle.size_bytes} bytes with sha256 {handle.sha256}"
-        raise ManifestCorrupt(f"{path} is missing: {expected}, found none") from error
+        raise missing(path, handle) from error
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
@@ -197,7 +269,13 @@ def check_file(path: Path, handle: FileHandle) -> None:
     _check_private(path, status)
 
 
-def compare(path: Path, handle: FileHandle, size_bytes: int, sha256: str) -> None:
+def missing(path: StateDir, handle: FileHandle) -> ManifestCorrupt:
+    """Return the error that a file is not there."""
+    expected = f"expected {handle.size_bytes} bytes with sha256 {handle.sha256}"
+    return ManifestCorrupt(f"{path} is missing: {expected}, found none")
+
+
+def compare(path: StateDir, handle: FileHandle, size_bytes: int, sha256: str) -> None:
     """Check what was found of a file against its handle.
 
     Raises:
@@ -240,13 +318,3 @@ def opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def translated(what: str, *, is_definite: bool = True) -> Iterator[None]:
-    """Turn what the operating system raises into a StorageError."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(f"{what}: {reason}", is_definite=is_definite) from error

@@ -19,6 +19,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from flowsnap.errors import LocalProtocolError
+from flowsnap.storage.translation import translated
 
 PIECE_BYTES = 2**20
 PARTS_MAX = 8
@@ -30,6 +31,10 @@ Step = Literal["tmp", "fsynced", "renamed", "dir_fsynced"]
 """How far a write has come: written under a temporary name, synced, visible, durably visible."""
 
 StepCallback = Callable[[Step], None]
+
+
+BEFORE_NAMED: tuple[Step, ...] = ("tmp", "fsynced")
+AFTER_NAMED: tuple[Step, ...] = ("renamed", "dir_fsynced")
 
 
 class StoredFile(msgspec.Struct, frozen=True):
@@ -152,3 +157,15 @@ def check_prefix(prefix: str) -> str:
     if not is_name(part or "x") or not is_name(directory or "x") or prefix.startswith("/"):
         raise LocalProtocolError(f"{prefix!r} does not begin the name of a stored file")
     return prefix
+
+
+def tell_steps(name: str, steps: tuple[Step, ...], on_step: StepCallback | None) -> None:
+    """Tell of steps that are one here; before a file has its name, a failure is definite.
+
+    Raises:
+        StorageError: ``on_step`` wants it.
+    """
+    with translated(f"cannot write {name}", is_definite=steps is BEFORE_NAMED):
+        for step in steps:
+            if on_step is not None:
+                on_step(step)

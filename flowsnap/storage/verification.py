@@ -65,6 +65,14 @@ def verify(store: CheckpointStore) -> Iterator[Finding]:
             )
 
 
+def verify_files(store: CheckpointStore, manifest: CheckpointManifest) -> Iterator[Finding]:
+    """Yield a finding for each file of one snapshot, whose manifest was read."""
+    sizes = {file.name: file.size_bytes for file in store.list()}
+    check = _Check(store, sizes)
+    for handle in manifests.files(manifest):
+        yield check.file(handle, manifest.checkpoint_id)
+
+
 def _verify_records(store: CheckpointStore, names: list[str]) -> Iterator[Finding]:
     if layout.IDENTITY not in names:
         yield Finding("missing", layout.IDENTITY, "nothing says whose directory this is")
@@ -122,7 +130,7 @@ class _Check:
             return
         yield Finding("ok", path, "", checkpoint_id)
         for handle in manifests.files(manifest):
-            finding = self._file(handle, checkpoint_id)
+            finding = self.file(handle, checkpoint_id)
             is_new = handle.path not in self._referenced
             self._referenced.add(handle.path)
             if is_new if finding.kind == "ok" else self._store.exists(path):
@@ -145,7 +153,7 @@ class _Check:
             return ""
         return f"is of checkpoint {manifest.checkpoint_id}, expected {checkpoint_id}"
 
-    def _file(self, handle: FileHandle, checkpoint_id: CheckpointId) -> Finding:
+    def file(self, handle: FileHandle, checkpoint_id: CheckpointId) -> Finding:
         path = handle.path
         try:
             if not self._store.exists(path):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -18,11 +16,16 @@ from flowsnap.core.retention import SHARED
 from flowsnap.errors import ManifestCorrupt, StorageError
 from flowsnap.storage import layout
 from flowsnap.storage.directory import DirectoryStore
+from flowsnap.storage.parallel import each
 from flowsnap.storage.publish import pass_failpoint
 from flowsnap.storage.store import PIECE_BYTES, CheckpointStore, check_name, is_name
+from flowsnap.storage.translation import translated
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+Copy = Callable[[FileHandle, str], None]
+"""Copies a file, by its handle where it is, to a name of the store, without it coming here."""
 
 
 class LocalFile(Protocol):
@@ -67,32 +70,30 @@ class CheckpointWriter:
             StorageError: it is not stored, or nobody knows: then it is in no manifest, and will be
                 collected. Also when a newer attempt has begun.
         """
-        check_name(local.name)
-        self._check_fence(checkpoint_id)
-        if local.is_shared:
-            path = layout.shared_path(self._attempt, checkpoint_id, secrets.token_hex(8))
-        else:
-            path = layout.private_path(checkpoint_id, task, local.name)
-        with _translated(f"cannot read {local.path}"):
-            size_bytes, digest = _measure(local.path)
+        path = self._new_path(checkpoint_id, task, local.name, is_shared=local.is_shared)
+        with translated(f"cannot read {local.path}"):
+            size_bytes, digest = measure(local.path)
         self._store.put_file(path, local.path)
         if local.is_shared:
             pass_failpoint("op.file_stored")
         return FileHandle(local.name, path, size_bytes, digest)
 
-    def each(self, function: Callable[[T], R], files: Sequence[T]) -> list[R]:
-        """Return what ``function`` returns for each file; it may run in several threads at once.
+    def adopt(
+        self, checkpoint_id: CheckpointId, task: TaskId, file: FileHandle, copy: Copy
+    ) -> FileHandle:
+        """Store a file that the store itself can copy, and return its new handle, as ``store``.
 
-        Where it raises, those that have not begun never do, and the others have ended.
+        Raises:
+            StorageError: as ``store``.
         """
-        if self._files_at_once == 1 or len(files) < 2:
-            return [function(file) for file in files]
-        with ThreadPoolExecutor(self._files_at_once, "flowsnap-files") as pool:
-            futures = [pool.submit(function, file) for file in files]
-            try:
-                return [future.result() for future in futures]
-            finally:
-                pool.shutdown(cancel_futures=True)
+        is_shared = file.path.startswith(SHARED)
+        path = self._new_path(checkpoint_id, task, file.name, is_shared=is_shared)
+        copy(file, path)
+        return FileHandle(file.name, path, file.size_bytes, file.sha256)
+
+    def each(self, function: Callable[[T], R], files: Sequence[T]) -> list[R]:
+        """Return what ``function`` returns for each file, as ``parallel.each``."""
+        return each(function, files, self._files_at_once)
 
     def restore(self, handles: Sequence[FileHandle], directory: Path) -> None:
         """Make ``directory`` with the files of ``handles``: all of them, and verified, or nothing.
@@ -105,7 +106,7 @@ class CheckpointWriter:
             StorageError: the store or the local disk failed.
         """
         partial = directory.with_name(f"{directory.name}.partial")
-        with _translated(f"cannot restore into {directory}"):
+        with translated(f"cannot restore into {directory}"):
             directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(mode=0o700)
@@ -121,11 +122,21 @@ class CheckpointWriter:
         path = directory / handle.name
         is_immutable = handle.path.startswith(SHARED)
         self._store.fetch(handle.path, path, is_immutable=is_immutable)
-        size_bytes, digest = _measure(path)
+        size_bytes, digest = measure(path)
         if (size_bytes, digest) != (handle.size_bytes, handle.sha256):
             raise ManifestCorrupt(
                 f"{handle.path} is damaged: {expected}, found {size_bytes} bytes with {digest}"
             )
+
+    def _new_path(
+        self, checkpoint_id: CheckpointId, task: TaskId, name: str, *, is_shared: bool
+    ) -> str:
+        """Return where a file is to lie, if this attempt may still store any."""
+        check_name(name)
+        self._check_fence(checkpoint_id)
+        if is_shared:
+            return layout.shared_path(self._attempt, checkpoint_id, secrets.token_hex(8))
+        return layout.private_path(checkpoint_id, task, name)
 
     def _check_fence(self, checkpoint_id: CheckpointId) -> None:
         begun = [layout.attempt_of(file.name) for file in self._store.list(layout.ATTEMPTS)]
@@ -137,18 +148,11 @@ class CheckpointWriter:
             )
 
 
-def _measure(path: Path) -> tuple[int, str]:
+def measure(path: Path) -> tuple[int, str]:
+    """Return the size in bytes and the hex sha256 of a local file; raises ``OSError``."""
     digest, size_bytes = sha256(), 0
     with path.open("rb", buffering=0) as file:
         while piece := file.read(PIECE_BYTES):
             digest.update(piece)
             size_bytes += len(piece)
     return size_bytes, digest.hexdigest()
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{what}: {error.strerror or error}") from error

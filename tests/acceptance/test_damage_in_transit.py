@@ -87,6 +87,7 @@ def savepoint(state: Path) -> Path:
     handle = digits(state, NEVER)[0].start(workers=2, state_dir=state, **QUICK)
     until(lambda: handle.status().checkpoints_completed >= 3, "three checkpoints")
     path = handle.savepoint("kept", timeout_s=60)
+    assert isinstance(path, Path)
     handle.cancel()
     handle.wait(60)
     return path

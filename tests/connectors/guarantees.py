@@ -21,6 +21,7 @@ FAULTS: dict[str, str] = {
     "rescale": "it goes on with another parallelism, or under another job",
     "away": "the store or the input is away; an answer is lost",
     "refused": "the store refuses the output for good",
+    "unfit": "a record does not parse, or does not fit its sink: the dead letters",
     "zombie": "an attempt that was replaced comes back; a commit is late",
     "gone": "input, or prepared output, is deleted, cut or damaged",
     "kill": "`kill -9` of workers and job manager, real processes",
@@ -28,8 +29,10 @@ FAULTS: dict[str, str] = {
 }
 
 RESUMES = "state exactly-once"
+OF_OBJECTS = f"{RESUMES}, of objects"
 ONCE = "exactly-once"
 AT_LEAST_ONCE = "at-least-once"
+AT_MOST_ONCE = "at-most-once"
 
 
 class Guarantee(NamedTuple):
@@ -45,16 +48,30 @@ GUARANTEES: tuple[Guarantee, ...] = (
     Guarantee("JsonLinesFiles, read", "source", RESUMES),
     Guarantee("CsvFiles, read", "source", RESUMES),
     Guarantee("ParquetFiles, read", "source", RESUMES),
+    Guarantee("TextFiles, follow", "source", f"{RESUMES} with `follow=True`, but for truncation"),
+    Guarantee("TextFiles, objects", "source", OF_OBJECTS),
+    Guarantee("JsonLinesFiles, read objects", "source", OF_OBJECTS),
+    Guarantee("CsvFiles, read objects", "source", OF_OBJECTS),
+    Guarantee("ParquetFiles, read objects", "source", OF_OBJECTS),
+    Guarantee("TextFiles, follow objects", "source", f"{OF_OBJECTS} with `follow=True`"),
     Guarantee("Generator", "source", RESUMES),
     Guarantee("FromIterable", "source", RESUMES),
+    Guarantee("FromGenerator, replay", "source", f"{RESUMES} with `replay=`"),
+    Guarantee("FromGenerator", "source", AT_MOST_ONCE),
+    Guarantee("FromQueue", "source", AT_MOST_ONCE),
+    Guarantee("SocketText", "source", AT_MOST_ONCE),
     Guarantee("PostgresTable", "source", RESUMES),
     Guarantee("PostgresChanges", "source", RESUMES),
     Guarantee("KafkaSource", "source", RESUMES),
     Guarantee("JsonLinesFiles", "sink", ONCE),
     Guarantee("CsvFiles", "sink", ONCE),
     Guarantee("ParquetFiles", "sink", ONCE),
+    Guarantee("JsonLinesFiles, objects", "sink", f"{ONCE}, of objects"),
+    Guarantee("CsvFiles, objects", "sink", f"{ONCE}, of objects"),
+    Guarantee("ParquetFiles, objects", "sink", f"{ONCE}, of objects"),
     Guarantee("Collect", "sink", ONCE),
     Guarantee("CommittedCallback", "sink", f"{ONCE}, with `applied=`"),
+    Guarantee("Callback", "sink", AT_LEAST_ONCE),
     Guarantee("SQLite", "sink", ONCE),
     Guarantee("Postgres", "sink", ONCE),
     Guarantee("KafkaSink", "sink", ONCE),
@@ -67,6 +84,9 @@ SINK_SUITE: dict[str, str] = {
     "JsonLinesFiles": "json lines",
     "CsvFiles": "csv",
     "ParquetFiles": "parquet",
+    "JsonLinesFiles, objects": "json lines in a bucket",
+    "CsvFiles, objects": "csv in a bucket",
+    "ParquetFiles, objects": "parquet in a bucket",
     "Collect": "collect",
     "CommittedCallback": "committed callback",
     "SQLite": "sqlite",
@@ -79,16 +99,26 @@ SOURCE_SUITE: dict[str, str] = {
     "JsonLinesFiles, read": "json lines",
     "CsvFiles, read": "csv",
     "ParquetFiles, read": "parquet",
+    "TextFiles, objects": "text in a bucket",
+    "JsonLinesFiles, read objects": "json lines in a bucket",
+    "CsvFiles, read objects": "csv in a bucket",
+    "ParquetFiles, read objects": "parquet in a bucket",
     "Generator": "generator",
     "FromIterable": "list",
+    "FromGenerator, replay": "generator with replay",
     "PostgresTable": "postgres table",
 }
 """By what name ``tests/contract/test_source.py`` tries a source."""
 
 EPOCH_LOGS = ("SQLite", "Postgres")
 EAGER = ("SQLite, at-least-once", "Postgres, at-least-once")
+SOURCES_OF_OBJECTS = tuple(name for name in SOURCE_SUITE if name.endswith("objects"))
+SINKS_OF_OBJECTS = tuple(name for name in SINK_SUITE if name.endswith("objects"))
+FOLLOWED = ("TextFiles, follow objects",)
 ALL_SINKS = tuple(SINK_SUITE)
 ALL_SOURCES = tuple(SOURCE_SUITE)
+ONE_PASS = ("FromGenerator", "FromQueue", "SocketText")
+FITTED = ("JsonLinesFiles", "CsvFiles", "ParquetFiles", "SQLite", "Postgres", "KafkaSink")
 
 
 class Evidence(NamedTuple):
@@ -115,6 +145,18 @@ _END_TO_END = "tests/connectors/test_pipeline_end_to_end.py"
 _KILLS = "tests/acceptance/test_exactly_once.py"
 _TEXT = "tests/unit/connectors/test_text_files.py"
 _COLLECT = "tests/unit/connectors/test_collect.py"
+_FOLLOW = "tests/unit/connectors/test_follow.py"
+_ONE_PASS = "tests/contract/test_one_pass_source.py"
+_PYTHON = "tests/unit/connectors/test_python_sources.py"
+_PYTHON_JOBS = "tests/integration/test_python_sources.py"
+_FITTING = "tests/unit/connectors/test_fitting.py"
+_REFUSED = "tests/contract/test_refused_rows.py"
+_KAFKA_LETTERS = "tests/connectors/test_kafka_letters.py"
+_LETTERS = "tests/integration/test_dead_letters.py"
+_TYPED = "tests/unit/connectors/test_typed.py"
+_OBJECTS = "tests/connectors/test_object_files.py"
+_OBJECT_SINK = "tests/connectors/test_object_sink_contract.py"
+_FOLLOWED = "tests/unit/connectors/test_follow_objects.py"
 
 EVIDENCE: tuple[Evidence, ...] = (
     Evidence("crash", ALL_SOURCES, _SOURCE, (
@@ -127,6 +169,24 @@ EVIDENCE: tuple[Evidence, ...] = (
         "test_replica_is_the_table_whatever_happens_to_it_and_wherever_it_stops",
         "test_restored_within_a_transaction_it_goes_on_with_the_next_change",
         "test_snapshot_that_was_broken_off_is_gone_on_with_and_each_row_comes_once",
+    )),
+    Evidence("crash", ("TextFiles, follow",), "tests/property/test_follow.py", (
+        "test_each_line_comes_once_whatever_is_rotated_between_two_looks",
+    )),
+    Evidence("crash", ("FromGenerator, replay",), _PYTHON_JOBS, (
+        "test_generator_with_replay_gives_each_value_once",
+    )),
+    Evidence("crash", ONE_PASS, _ONE_PASS, (
+        "test_restored_it_goes_on_with_what_comes_and_nothing_comes_twice",
+    )),
+    Evidence("crash", ("FromGenerator", "FromQueue"), _PYTHON_JOBS, (
+        "test_what_cannot_be_read_again_comes_at_most_once",
+    )),
+    Evidence("crash", ("FromQueue",), _PYTHON, (
+        "test_end_of_a_queue_holds_for_the_attempts_that_come_after_it",
+    )),
+    Evidence("crash", ("Callback",), _PYTHON_JOBS, (
+        "test_callback_is_called_with_every_record_at_least_once",
     )),
     Evidence("crash", ALL_SINKS, _SINK, (
         "test_crash_at_any_point_shows_no_uncommitted_record_and_in_the_end_each_once",
@@ -143,10 +203,30 @@ EVIDENCE: tuple[Evidence, ...] = (
     Evidence("crash", ("PostgresChanges",), _JOBS, (
         "test_changes_of_a_table_are_counted_once_over_a_failure",
     )),
+    Evidence("crash", SOURCES_OF_OBJECTS, "tests/connectors/test_object_source_contract.py", (
+        "test_restored_at_any_position_it_goes_on_with_the_next_record",
+    )),
+    Evidence("crash", FOLLOWED, _FOLLOWED, (
+        "test_restarted_within_an_object_it_goes_on_with_the_next_line",
+    )),
+    Evidence("crash", ("JsonLinesFiles, objects",), _OBJECT_SINK, (
+        "test_crash_at_any_point_shows_no_uncommitted_record_and_in_the_end_each_once",
+        "test_crash_of_a_recovery_is_recovered_from",
+    )),
     Evidence("restart", ALL_SINKS, _SINK, ("test_whole_process_may_be_started_again",)),
     Evidence("restart", ("KafkaSink",), _KAFKA_SUITE, ("test_whole_process_may_be_started_again",)),
     Evidence("restart", ("KafkaSource", "KafkaSink"), _KAFKA_JOB, (
         "test_all_that_is_killed_at_once_is_resumed_from_positions_and_epochs",
+    )),
+    Evidence("restart", ("TextFiles, follow",), "tests/integration/test_files.py", (
+        "test_growing_file_is_followed_over_a_restart_of_its_job",
+    )),
+    Evidence("restart", FOLLOWED, _FOLLOWED, ("test_what_was_read_is_known_over_a_restart",)),
+    Evidence("rescale", ("TextFiles, follow",), _FOLLOW, (
+        "test_restored_job_keeps_its_lanes_and_looks_where_it_is_told_now",
+    )),
+    Evidence("rescale", ONE_PASS, _ONE_PASS, (
+        "test_it_is_one_split_that_a_restored_job_keeps_with_any_parallelism",
     )),
     Evidence("rescale", ALL_SOURCES, _SOURCE, (
         "test_splits_that_depend_on_the_parallelism_are_kept_by_a_restored_job",
@@ -167,6 +247,9 @@ EVIDENCE: tuple[Evidence, ...] = (
     )),
     Evidence("rescale", ("SQLite", "Postgres"), _JOBS, (
         "test_job_that_is_stopped_goes_on_with_another_parallelism",
+    )),
+    Evidence("rescale", FOLLOWED, _FOLLOWED, (
+        "test_lanes_are_kept_and_look_where_they_are_told_now",
     )),
     Evidence("away", EPOCH_LOGS, _EPOCHS, (
         "test_commit_of_unknown_outcome_is_repeated_and_shows_each_record_once",
@@ -194,6 +277,29 @@ EVIDENCE: tuple[Evidence, ...] = (
     Evidence("away", ("PostgresChanges",), _CDC, (
         "test_connection_that_breaks_is_made_anew_and_nothing_is_lost",
     )),
+    Evidence("away", ("SocketText",), "tests/unit/connectors/test_socket_text.py", (
+        "test_lost_connection_is_made_again",
+        "test_server_that_does_not_answer_for_too_long_is_an_error",
+    )),
+    Evidence("away", SOURCES_OF_OBJECTS[1:], _OBJECTS, (
+        "test_request_that_fails_is_repeated_and_each_record_is_read_once",
+    )),
+    Evidence("away", ("TextFiles, objects",), _OBJECTS, (
+        "test_listing_that_fails_is_repeated",
+        "test_service_that_stays_away_fails_the_attempt_and_tells_no_secret",
+    )),
+    Evidence("away", ("JsonLinesFiles, objects",), _OBJECTS, (
+        "test_output_is_there_once_whatever_request_fails",
+        "test_service_that_stays_away_fails_the_attempt_and_the_next_one_makes_it_good",
+    )),
+    Evidence("refused", EPOCH_LOGS, _REFUSED, (
+        "test_rows_are_taken_and_others_kept_with_the_reason",
+        "test_last_row_of_a_key_stays_the_last_where_others_are_refused",
+        "test_what_is_no_fault_of_a_row_refuses_the_epoch",
+    )),
+    Evidence("refused", ("SQLite",), _LETTERS, (
+        "test_job_that_fails_keeps_each_row_that_its_table_refuses_once",
+    )),
     Evidence("refused", EPOCH_LOGS, _EPOCHS, (
         "test_refused_output_fails_the_job_and_is_kept_until_the_store_takes_it",
     )),
@@ -203,6 +309,34 @@ EVIDENCE: tuple[Evidence, ...] = (
     )),
     Evidence("refused", ("KafkaSink, at-least-once",), _KAFKA_SINK, (
         "test_at_least_once_fails_its_attempt_where_a_record_is_not_taken",
+    )),
+    Evidence("unfit", ("TextFiles",), _TYPED, (
+        "test_line_that_cannot_be_decoded_becomes_a_dead_letter",
+    )),
+    Evidence("unfit", ("JsonLinesFiles, read",), _TYPED, (
+        "test_dead_letter_has_the_text_and_its_representation_has_not",
+    )),
+    Evidence("unfit", ("CsvFiles, read",), "tests/unit/connectors/test_csv_files.py", (
+        "test_line_that_does_not_fit_becomes_a_dead_letter_between_records",
+    )),
+    Evidence("unfit", ("ParquetFiles, read",), "tests/unit/connectors/test_parquet_files.py", (
+        "test_row_that_does_not_fit_fails_or_becomes_a_dead_letter",
+    )),
+    Evidence("unfit", ("KafkaSource",), _KAFKA_LETTERS, (
+        "test_value_that_is_not_of_its_format_becomes_a_dead_letter_in_its_place",
+        "test_key_that_is_not_of_its_format_becomes_a_dead_letter",
+    )),
+    Evidence("unfit", FITTED, _FITTING, (
+        "test_misfit_is_told_with_the_reason_and_without_the_value",
+    )),
+    Evidence("unfit", ("JsonLinesFiles",), _LETTERS, (
+        "test_records_and_dead_letters_come_once_in_every_world",
+    )),
+    Evidence("unfit", ("KafkaSink",), _KAFKA_LETTERS, (
+        "test_job_writes_what_fits_and_its_dead_letters_go_beside",
+    )),
+    Evidence("unfit", ("SQLite",), _LETTERS, (
+        "test_job_that_fails_writes_each_record_or_dead_letter_once",
     )),
     Evidence("zombie", ALL_SINKS, _SINK, (
         "test_commit_that_is_late_is_of_its_own_epoch_and_not_of_the_one_being_written",
@@ -222,6 +356,11 @@ EVIDENCE: tuple[Evidence, ...] = (
         "test_vanished_file_is_a_storage_error_that_names_it",
         "test_file_that_is_shorter_than_the_position_is_a_storage_error",
         "test_file_that_shrinks_while_it_is_read_is_a_storage_error",
+    )),
+    Evidence("gone", ("TextFiles, follow",), _FOLLOW, (
+        "test_truncated_file_is_read_from_its_beginning_and_named",
+        "test_file_that_is_removed_while_nobody_looks_is_named_with_what_may_be_lost",
+        "test_file_that_is_removed_while_it_is_open_is_read_to_its_end",
     )),
     Evidence("gone", ("FromIterable",), "tests/unit/connectors/test_iterable.py", (
         "test_fewer_values_than_were_read_before_is_a_storage_error",
@@ -244,6 +383,18 @@ EVIDENCE: tuple[Evidence, ...] = (
         "test_epoch_whose_file_was_changed_is_not_read",
         "test_epoch_whose_file_is_gone_is_an_error_that_names_it",
     )),
+    Evidence("gone", SOURCES_OF_OBJECTS, "tests/unit/connectors/test_object_reading.py", (
+        "test_object_that_has_vanished_is_a_storage_error_that_names_it",
+        "test_object_that_was_changed_is_not_read_on",
+    )),
+    Evidence("gone", FOLLOWED, _FOLLOWED, (
+        "test_object_that_is_gone_before_its_turn_is_left_out_and_the_log_says_so",
+        "test_object_that_goes_while_it_is_read_is_an_error",
+    )),
+    Evidence("gone", SINKS_OF_OBJECTS, "tests/unit/connectors/test_object_output.py", (
+        "test_commit_of_a_part_that_is_gone_says_whose_output_is_missing",
+        "test_commit_takes_nothing_else_for_its_part",
+    )),
     Evidence("kill", ("Generator", "JsonLinesFiles"), _KILLS, (
         "test_a_worker_may_die_at_any_protocol_step",
         "test_a_job_manager_may_die_at_any_protocol_step",
@@ -255,6 +406,9 @@ EVIDENCE: tuple[Evidence, ...] = (
     )),
     Evidence("kill", ("KafkaSource", "Postgres"), _END_TO_END, (
         "test_kills_from_kafka_to_postgres_lose_and_double_no_payment",
+    )),
+    Evidence("kill", ("TextFiles, objects", "JsonLinesFiles, objects"), _OBJECTS, (
+        "test_worker_that_is_killed_between_bucket_and_bucket_loses_and_doubles_nothing",
     )),
     Evidence("server", ("KafkaSource", "KafkaSink"), _KAFKA_JOB, (
         "test_broker_that_is_killed_and_comes_back_costs_no_record_and_doubles_none",

@@ -36,7 +36,7 @@ def saved(table: Path, state: Path, to: Path) -> None:
     """Run a job to its middle and stop it; copy a savepoint from before that to another place."""
     handle = numbers(table, state, NEVER).start(state_dir=state, **QUICK)
     until(lambda: len(checkpoints(state)) > 1, "some checkpoints")
-    shutil.copytree(handle.savepoint("one"), to)
+    shutil.copytree(str(handle.savepoint("one")), to)
     handle.stop()
     handle.wait(60)
 

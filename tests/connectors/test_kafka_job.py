@@ -189,6 +189,7 @@ def test_broker_that_is_killed_and_comes_back_costs_no_record_and_doubles_none(
     with closing(BrokerProcess(tmp_path / "kafka")) as process:
         own = Broker(process.address)
         counting = Counting(tmp_path / "state", own.topic(3), own.topic(2), own)
+        own.close()  # before the broker is away
         counting.write(2_000, 0)
         job = counting.start(0)
         until(lambda: counting.total() > 0, "output")

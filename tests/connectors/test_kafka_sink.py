@@ -124,6 +124,17 @@ def test_missing_value_deletes_its_key(topic: str, tmp_path: Path, zombies: Exit
     assert [(m.key(), m.value()) for m in broker().read(topic)] == [(b"gone", None)]
 
 
+@pytest.mark.parametrize("key", [None, str], ids=["bare", "keyed"])
+def test_records_wait_for_room_in_the_queue_of_the_client(
+    topic: str, tmp_path: Path, zombies: ExitStack, key: Any
+) -> None:
+    template = sink_of(topic, key=key, settings={"queue.buffering.max.messages": 10})
+
+    write_once(submitted(template, tmp_path, zombies), Batch(list(range(45))))
+
+    assert values_in(topic) == list(range(45))
+
+
 # --- transactions
 
 

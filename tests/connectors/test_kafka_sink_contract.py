@@ -15,7 +15,8 @@ pytest.importorskip("confluent_kafka", reason="pip install 'flowsnap[kafka]'")
 from flowsnap import failpoint
 from flowsnap.connectors.epoch_log import EpochMarker
 from flowsnap.connectors.kafka import KafkaSink
-from flowsnap.errors import StoreUnavailable
+from tests.contract import test_epoch_log as every_log
+from tests.contract import test_sink as every_sink
 from tests.contract.sinks import Case, Faults, Job
 from tests.contract.test_epoch_log import (  # noqa: F401 - they are collected here as well
     test_attempt_that_has_been_replaced_commits_nothing_of_its_own,
@@ -63,12 +64,13 @@ def case(tmp_path: Path) -> Iterator[Case]:
     Faults.planned.clear()
 
 
+@pytest.fixture
+def fenced(case: Case) -> Case:
+    """Return the same: the broker shuts older attempts out."""
+    return case
+
+
 # A life costs a second here: of the many places and hits, those that differ most.
-
-
-def shows_each_once(case: Case) -> None:
-    job, visible = case
-    assert sorted(visible()) == sorted(job.written)
 
 
 @pytest.mark.parametrize(
@@ -81,77 +83,39 @@ def shows_each_once(case: Case) -> None:
 def test_crash_shows_no_uncommitted_record_and_in_the_end_each_once(
     case: Case, point: str, hit: int
 ) -> None:
-    job, visible = case
-    job.submit()
-    job.run_and_crash(point, hit)
-    assert set(visible()) <= set(job.written)
-
-    job.run()
-
-    shows_each_once(case)
+    every_sink.test_crash_at_any_point_shows_no_uncommitted_record_and_in_the_end_each_once(
+        case, point, hit
+    )
 
 
 @pytest.mark.parametrize("point", ["recovered", "complete", "sink.committed"])
 def test_crash_of_a_recovery_is_recovered_from(case: Case, point: str) -> None:
-    job, _ = case
-    job.submit()
-    job.run_and_crash("complete", 3)
-    job.run_and_crash(point)
-
-    job.run()
-
-    shows_each_once(case)
+    every_sink.test_crash_of_a_recovery_is_recovered_from(case, point)
 
 
 @pytest.mark.parametrize("point", ["complete", "sink.commit_called"])
 def test_whole_process_may_be_started_again(case: Case, point: str) -> None:
-    job, _ = case
-    job.submit()
-    job.run_and_crash(point, 2)
-
-    job.submit()
-    job.run()
-
-    shows_each_once(case)
+    every_sink.test_whole_process_may_be_started_again(case, point)
 
 
 @pytest.mark.parametrize("point", ["complete", "finished"])
 def test_late_commit_is_of_its_own_epoch(case: Case, point: str) -> None:
-    job, visible = case
-    job.is_late = True
-    job.submit()
-    job.run_and_crash(point, 2)
-    assert set(visible()) <= set(job.written)
-
-    job.run()
-
-    shows_each_once(case)
+    every_sink.test_commit_that_is_late_is_of_its_own_epoch_and_not_of_the_one_being_written(
+        case, point
+    )
 
 
 @pytest.mark.parametrize("subtasks", [1, 3])
 def test_what_is_pending_is_committed_once_with_another_parallelism(
     case: Case, subtasks: int
 ) -> None:
-    job, _ = case
-    job.submit()
-    job.run_and_crash("complete", 3)
-
-    job.subtasks = subtasks
-    job.run_and_crash("recovered")
-    job.run()
-
-    shows_each_once(case)
+    every_sink.test_what_is_pending_is_committed_once_with_another_parallelism(
+        case, "complete", subtasks
+    )
 
 
 def test_subtask_that_has_nothing_to_write_holds_nothing_up(case: Case) -> None:
-    job, _ = case
-    job.is_idle = lambda subtask: subtask == 1
-    job.submit()
-    job.run_and_crash("complete", 3)
-
-    job.run()
-
-    shows_each_once(case)
+    every_sink.test_subtask_that_has_nothing_to_write_holds_nothing_up(case, "complete")
 
 
 @pytest.mark.parametrize(
@@ -160,28 +124,13 @@ def test_subtask_that_has_nothing_to_write_holds_nothing_up(case: Case) -> None:
 def test_commit_of_unknown_outcome_is_repeated_and_shows_each_record_once(
     case: Case, faults: list[str]
 ) -> None:
-    job, _ = case
-    job.submit()
-    Faults.planned[:] = faults
-
-    job.run()
-
-    shows_each_once(case)
-    assert Faults.planned == []
+    every_log.test_commit_of_unknown_outcome_is_repeated_and_shows_each_record_once(case, faults)
 
 
 @pytest.mark.parametrize("fault", ["before", "after"])
 def test_attempt_that_fails_over_an_unknown_outcome_is_made_good_by_the_next(
     case: Case, fault: str
 ) -> None:
-    job, _ = case
-    job.template.retry_timeout_ms = 0  # type: ignore[attr-defined]  # of the epoch log
-    job.submit()
-    Faults.planned[:] = ["", "", fault]
-    with pytest.raises(StoreUnavailable):
-        job.run()
-
-    job.subtasks = 3
-    job.run()
-
-    shows_each_once(case)
+    every_log.test_attempt_that_fails_over_an_unknown_outcome_is_made_good_by_the_next(
+        case, fault, 3
+    )

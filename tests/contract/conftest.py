@@ -11,6 +11,7 @@ import pytest
 from flowsnap.state.backend import StateBackend
 from flowsnap.state.memory import MemoryBackend
 from tests.contract.lives import Lives
+from tests.servers import azure as azure_server
 from tests.servers import s3 as s3_server
 from tests.servers.postgres import Server, running
 
@@ -37,4 +38,10 @@ def postgres() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[s3_server.Server]:
     with s3_server.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure() -> Iterator[azure_server.Server]:
+    with azure_server.running() as server:
         yield server

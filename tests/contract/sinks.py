@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import gzip
+import io
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from threading import Event
 from typing import Any, ClassVar
@@ -31,6 +33,7 @@ from flowsnap.core.operator import Sink, SinkContext, Submission
 from flowsnap.errors import OutputRefused, StorageError, StoreUnavailable
 from flowsnap.serialize import dump, load
 from tests.manifests import checkpoint, task, words
+from tests.places import in_memory
 from tests.servers.postgres import Server
 
 BATCHES = [[10, 11], [], [20], [30, 31, 32], [40]]
@@ -220,6 +223,11 @@ class FaultyPostgres(Postgres, Faults):
         self.apply_with(lambda: super(FaultyPostgres, self).apply(marker, rows))
 
 
+class FaultyCallback(CommittedCallback, Faults):
+    def apply(self, marker: EpochMarker, rows: Iterator[Any]) -> None:
+        self.apply_with(lambda: super(FaultyCallback, self).apply(marker, rows))
+
+
 class FaultySQLite(SQLite, Faults):
     def apply(self, marker: EpochMarker | None, rows: Iterator[Any]) -> None:
         self.apply_with(lambda: super(FaultySQLite, self).apply(marker, rows))
@@ -265,10 +273,64 @@ def parquet(directory: Path) -> tuple[Sink, Visible]:
     return ParquetFiles(directory / "out", schema=schema, existing="append"), visible
 
 
+def shown_in_bucket(directory: Path, pattern: str) -> list[bytes]:
+    """Return what the committed parts in a bucket hold."""
+    place = in_memory(directory)
+    return [place.read(name) for name in place.names() if fnmatch(name, pattern)]
+
+
+def json_lines_bucket(directory: Path) -> tuple[Sink, Visible]:
+    def visible() -> list[Any]:
+        parts = shown_in_bucket(directory, "part-*.jsonl")
+        return [json.loads(line) for part in parts for line in part.splitlines()]
+
+    return JsonLinesFiles(in_memory(directory).path, existing="append"), visible
+
+
+def parted_bucket(directory: Path) -> tuple[Sink, Visible]:
+    def visible() -> list[Any]:
+        parts = shown_in_bucket(directory, "[0-9]/part-*.jsonl.gz")
+        return [json.loads(line) for part in parts for line in gzip.decompress(part).splitlines()]
+
+    template = JsonLinesFiles(
+        in_memory(directory).path,
+        existing="append",
+        partition_by=lambda value: str(value % 3),
+        roll_size=1,
+        compression="gzip",
+    )
+    return template, visible
+
+
+def csv_bucket(directory: Path) -> tuple[Sink, Visible]:
+    def visible() -> list[Any]:
+        parts = shown_in_bucket(directory, "part-*.csv")
+        return [int(line) for part in parts for line in part.split()[1:]]
+
+    return CsvFiles(in_memory(directory).path, columns=["n"], existing="append"), visible
+
+
+def parquet_bucket(directory: Path) -> tuple[Sink, Visible]:
+    def visible() -> list[Any]:
+        parts = map(io.BytesIO, shown_in_bucket(directory, "part-*.parquet"))
+        return [row["n"] for part in parts for row in pq.read_table(part).to_pylist()]
+
+    schema = pa.schema([("n", pa.int64())])
+    return ParquetFiles(in_memory(directory).path, schema=schema, existing="append"), visible
+
+
+def hidden(directory: Path) -> list[str]:
+    """Return what a job whose files are below a directory, or in its bucket, has left hidden."""
+    files = [str(path) for pattern in ("*.tmp", "*.log") for path in directory.rglob(pattern)]
+    return files + [name for name in in_memory(directory).names() if name.startswith(".")]
+
+
 def callback(_: Path) -> tuple[Sink, Visible]:
     told: dict[EpochMarker, list[Any]] = {}
-    template = CommittedCallback(
-        lambda records, epoch: told.update({epoch: records}), applied=told.__contains__
+    template = FaultyCallback(
+        lambda records, epoch: told.update({epoch: records}),
+        applied=told.__contains__,
+        retry_timeout="2s",
     )
     return template, lambda: [value for records in told.values() for value in records]
 
@@ -285,9 +347,8 @@ def sqlite(directory: Path, **settings: Any) -> tuple[Sink, Visible]:
         with closing(sqlite3.connect(path)) as db:
             return [row[0] for row in db.execute("select n from numbers")]
 
-    template = FaultySQLite(
-        path, "numbers", columns={"n": "integer"}, repeats=True, retry_timeout="2s", **settings
-    )
+    settings = {"columns": {"n": "integer"}, "repeats": True, "retry_timeout": "2s", **settings}
+    template = FaultySQLite(path, "numbers", **settings)
     return template, visible
 
 
@@ -299,15 +360,41 @@ def sqlite_upsert(directory: Path) -> tuple[Sink, Visible]:
     return sqlite(directory, key="n")
 
 
+SOME_REFUSED = {"n": "bigint check (n % 4 < 2)"}
+"""A table that refuses some of the numbers; they are kept beside, and shown with the others."""
+
+
+def sqlite_refusing(directory: Path) -> tuple[Sink, Visible]:
+    template, visible = sqlite(directory, columns=SOME_REFUSED, dead_letter_table="refused")
+
+    def visible_and_refused() -> list[Any]:
+        with closing(sqlite3.connect(directory / "out.db")) as db:
+            refused = [row[0] for row in db.execute("select json_extract(row, '$.n') from refused")]
+        return visible() + refused
+
+    return template, visible_and_refused
+
+
 def postgres(dsn: str, **settings: Any) -> tuple[Sink, Visible]:
     def visible() -> list[Any]:
         with psycopg.connect(dsn) as db:
             return [row[0] for row in db.execute("select n from numbers")]
 
-    template = FaultyPostgres(
-        dsn, "numbers", columns={"n": "bigint"}, repeats=True, retry_timeout="2s", **settings
-    )
+    settings = {"columns": {"n": "bigint"}, "repeats": True, "retry_timeout": "2s", **settings}
+    template = FaultyPostgres(dsn, "numbers", **settings)
     return template, visible
+
+
+def postgres_refusing(dsn: str, **settings: Any) -> tuple[Sink, Visible]:
+    settings = {"columns": SOME_REFUSED, "dead_letter_table": "refused", **settings}
+    template, visible = postgres(dsn, **settings)
+
+    def visible_and_refused() -> list[Any]:
+        with psycopg.connect(dsn) as db:
+            refused = db.execute("select (\"row\"::json ->> 'n')::bigint from refused").fetchall()
+        return visible() + [row[0] for row in refused]
+
+    return template, visible_and_refused
 
 
 def postgres_upsert(dsn: str) -> tuple[Sink, Visible]:
@@ -327,22 +414,36 @@ IN_FILES: dict[str, Callable[[Path], tuple[Sink, Visible]]] = {
     "json lines in directories": parted,
     "csv": csv,
     "parquet": parquet,
+    "json lines in a bucket": json_lines_bucket,
+    "json lines in directories in a bucket": parted_bucket,
+    "csv in a bucket": csv_bucket,
+    "parquet in a bucket": parquet_bucket,
     "committed callback": callback,
     "collect": collect,
     "sqlite": sqlite,
     "sqlite, epochs in files": sqlite_by_file,
     "sqlite by key": sqlite_upsert,
+    "sqlite that refuses rows": sqlite_refusing,
     "sqlite at least once": sqlite_eager,
 }
 IN_SERVERS: dict[str, Callable[[str], tuple[Sink, Visible]]] = {
     "postgres": postgres,
     "postgres by key": postgres_upsert,
+    "postgres that refuses rows": postgres_refusing,
     "postgres at least once": postgres_eager,
 }
-EPOCH_LOGS = ["sqlite", "sqlite, epochs in files", "sqlite by key", "postgres", "postgres by key"]
+REFUSING = ["sqlite that refuses rows", "postgres that refuses rows"]
+EPOCH_LOGS = [
+    "sqlite", "sqlite, epochs in files", "sqlite by key", "postgres", "postgres by key",
+    "postgres that refuses rows", "committed callback",
+]  # fmt: skip
 EAGER = ["sqlite at least once", "postgres at least once"]
-FILES = ["json lines", "json lines in directories", "csv", "parquet"]
-SINKS = [*FILES, "committed callback", "collect", "sqlite", "sqlite, epochs in files", "postgres"]
+FORMATS = ["json lines", "json lines in directories", "csv", "parquet"]
+FILES = [*FORMATS, *(f"{name} in a bucket" for name in FORMATS)]
+SINKS = [
+    *FILES, "committed callback", "collect", "sqlite", "sqlite, epochs in files",
+    "sqlite that refuses rows", "postgres",
+]  # fmt: skip
 
 Case = tuple[Job, Visible]
 

@@ -1,6 +1,7 @@
 """The promises of a checkpoint store, held by a directory, its twin in memory, and object storage.
 
-Object storage is the memory of its client here, and a server that speaks S3 in the slow suite.
+Object storage is the memory of its client here, and in the slow suite a server that speaks S3 and
+the emulator of Azure.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from flowsnap.storage.memory import MemoryStore
 from flowsnap.storage.object_cache import FileCache
 from flowsnap.storage.object_store import ObjectStore
 from flowsnap.storage.store import CheckpointStore, Step, StoredFile
+from tests.servers import azure
 from tests.servers.s3 import Server
 
 BAD_NAMES = [
@@ -34,9 +36,10 @@ def tree_store(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointStor
     return MemoryStore() if request.param == "memory" else DirectoryStore(tmp_path / "root")
 
 
-@pytest.fixture(
-    params=["directory", "memory", "objects", pytest.param("s3", marks=pytest.mark.slow)]
-)
+SERVERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("s3", "azure")]
+
+
+@pytest.fixture(params=["directory", "memory", "objects", *SERVERS])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointStore:
     if request.param == "directory":
         return DirectoryStore(tmp_path / "root")
@@ -45,6 +48,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointStore:
     cache = FileCache(tmp_path / "cache")
     if request.param == "objects":
         return ObjectStore(RemoteMemory(), cache=cache)
+    if request.param == "azure":
+        emulator: azure.Server = request.getfixturevalue("azure")
+        return ObjectStore(emulator.remote(emulator.new_container()), cache=cache)
     server: Server = request.getfixturevalue("s3")
     return ObjectStore(server.remote(server.new_bucket()), cache=cache)
 

@@ -25,6 +25,13 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
         yield case
 
 
+@pytest.fixture(params=[name for name in EPOCH_LOGS if name != "committed callback"])
+def fenced(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
+    """Yield a job whose store shuts older attempts out, and what its sink shows."""
+    with made(request.param, request, tmp_path) as case:
+        yield case
+
+
 def impatient(job: Job, retry_timeout_ms: int = 0) -> None:
     """Have a job's sinks try every commit once, or for a while."""
     job.template.retry_timeout_ms = retry_timeout_ms  # type: ignore[attr-defined]  # of the epoch log
@@ -119,8 +126,8 @@ def test_refused_output_fails_the_job_and_is_kept_until_the_store_takes_it(case:
     assert sorted(visible()) == sorted(job.written)
 
 
-def test_attempt_that_has_been_replaced_commits_nothing_of_its_own(case: Case) -> None:
-    job, visible = case
+def test_attempt_that_has_been_replaced_commits_nothing_of_its_own(fenced: Case) -> None:
+    job, visible = fenced
     job.submit()
     job.attempt = 1
     zombie = job.open(1)
@@ -135,8 +142,8 @@ def test_attempt_that_has_been_replaced_commits_nothing_of_its_own(case: Case) -
     assert sorted(visible()) == sorted(job.written)
 
 
-def test_attempt_that_has_been_replaced_recovers_nothing(case: Case) -> None:
-    job, visible = case
+def test_attempt_that_has_been_replaced_recovers_nothing(fenced: Case) -> None:
+    job, visible = fenced
     job.submit()
     job.attempt = 1
     zombie = job.open(0)

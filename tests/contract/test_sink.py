@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flowsnap.connectors import Collect
-from tests.contract.sinks import BATCHES, SINKS, Case, Job, made
+from tests.contract.sinks import BATCHES, SINKS, Case, Job, hidden, made
 
 POINTS = [
     "opened", "recovered", "written", "sink.prepared", "complete",
@@ -163,7 +163,7 @@ def test_finished_job_shows_everything_and_leaves_nothing_hidden(
     job.template.on_finish()
 
     assert sorted(visible()) == sorted(job.written)
-    assert [*tmp_path.rglob("*.tmp"), *tmp_path.rglob("*.log")] == []
+    assert hidden(tmp_path) == []
 
 
 def test_repeated_recovery_changes_nothing(case: Case) -> None:

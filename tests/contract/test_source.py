@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import gzip
+import io
 from collections.abc import Callable
 from contextlib import closing
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,20 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from flowsnap.connectors import CsvFiles, FromIterable, Generator, JsonLinesFiles, TextFiles
+from flowsnap.connectors import (
+    CsvFiles,
+    FromGenerator,
+    FromIterable,
+    Generator,
+    JsonLinesFiles,
+    TextFiles,
+)
+from flowsnap.connectors.dead_letters import dead_letter
 from flowsnap.connectors.parquet_files import ParquetFiles
 from flowsnap.connectors.postgres_table import PostgresTable
 from flowsnap.core.operator import Source, Split, SplitReader
 from flowsnap.serialize import dump, load
+from tests.places import LocalPlace, Place, in_memory
 from tests.servers.postgres import Server
 
 LINES = ["", "a", "längere Zeile €", "b\x0bc", *map(str, range(60)), "last\r"]
@@ -28,20 +39,20 @@ TEXT = "\n".join(LINES).encode()
 NUMBERS = list(range(40))
 JSON = b"\n".join(b'{"n": %d}\r\n' % n for n in NUMBERS)
 
-Make = Callable[[Path], tuple[Source, list[Any]]]
+Make = Callable[[Place], tuple[Source, list[Any]]]
 
 
 def text(name: str, data: bytes, **settings: Any) -> Make:
-    def make(directory: Path) -> tuple[Source, list[Any]]:
-        (directory / name).write_bytes(data)
-        return TextFiles(directory, batch_bytes=7, **settings), LINES
+    def make(place: Place) -> tuple[Source, list[Any]]:
+        place.write(name, data)
+        return TextFiles(place.path, batch_bytes=7, **settings), LINES
 
     return make
 
 
-def json_lines(directory: Path) -> tuple[Source, list[Any]]:
-    (directory / "in.jsonl").write_bytes(JSON)
-    source = JsonLinesFiles(directory, batch_bytes=11, split_bytes=50, type=dict[str, int])
+def json_lines(place: Place) -> tuple[Source, list[Any]]:
+    place.write("in.jsonl", JSON)
+    source = JsonLinesFiles(place.path, batch_bytes=11, split_bytes=50, type=dict[str, int])
     return source, [{"n": n} for n in NUMBERS]
 
 
@@ -51,27 +62,39 @@ FRAMES = [zstandard.compress(TEXT[start : start + 50]) for start in range(0, len
 
 
 def csv(name: str, data: str, **settings: Any) -> Make:
-    def make(directory: Path) -> tuple[Source, list[Any]]:
+    def make(place: Place) -> tuple[Source, list[Any]]:
         raw = data.encode()
-        (directory / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+        place.write(name, gzip.compress(raw) if name.endswith(".gz") else raw)
         expected = [{**row, "b": row["b"].replace(";", "\n")} for row in ROWS]
-        return CsvFiles(directory, batch_bytes=9, **settings), expected if settings.get(
+        return CsvFiles(place.path, batch_bytes=9, **settings), expected if settings.get(
             "multiline"
         ) else ROWS
 
     return make
 
 
-def parquet(directory: Path) -> tuple[Source, list[Any]]:
-    table = pa.Table.from_pylist(ROWS)
-    pq.write_table(table, directory / "in.parquet", row_group_size=3)
-    return ParquetFiles(directory, split_bytes=200), ROWS
+def parquet(place: Place) -> tuple[Source, list[Any]]:
+    data = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(ROWS), data, row_group_size=3)
+    place.write("in.parquet", data.getvalue())
+    return ParquetFiles(place.path, split_bytes=200), ROWS
 
 
-def several_files(directory: Path) -> tuple[Source, list[Any]]:
+def several_files(place: Place) -> tuple[Source, list[Any]]:
     for name in ("a", "b", "c"):
-        (directory / name).write_text(f"{name}1\n{name}2")
-    return TextFiles(directory, batch_bytes=1), ["a1", "a2", "b1", "b2", "c1", "c2"]
+        place.write(name, f"{name}1\n{name}2".encode())
+    return TextFiles(place.path, batch_bytes=1), ["a1", "a2", "b1", "b2", "c1", "c2"]
+
+
+def with_letters(place: Place) -> tuple[Source, list[Any]]:
+    lines = [b'"%d"' % n if n % 3 == 0 else b"%d" % n for n in NUMBERS]
+    path = place.write("in.jsonl", b"\n".join(lines))
+    starts = accumulate((len(line) + 1 for line in lines), initial=0)
+    source = JsonLinesFiles(place.path, batch_bytes=5, type=int, on_error="dead-letter")
+    return source, [
+        dead_letter(line, "Expected `int`, got `str`", path, start) if n % 3 == 0 else n
+        for n, line, start in zip(NUMBERS, lines, starts, strict=False)
+    ]
 
 
 SOURCES: dict[str, Make] = {
@@ -94,7 +117,24 @@ SOURCES: dict[str, Make] = {
     "strides": lambda _: (Generator(int, 11, splits=3), [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8]),
     "list": lambda _: (FromIterable(NUMBERS), NUMBERS),
     "function": lambda _: (FromIterable(lambda: iter(NUMBERS)), NUMBERS),
+    "generator with replay": lambda _: (
+        FromGenerator(lambda: iter(NUMBERS), replay=lambda count: iter(NUMBERS[count:])),
+        NUMBERS,
+    ),
+    "json lines with dead letters": with_letters,
 }
+
+
+IN_BUCKETS = [
+    "text", "text in tiny ranges", "gzip", "zstd", "csv", "csv, fields over lines", "parquet",
+    "several files", "json lines",
+]  # fmt: skip
+"""Which sources are tried on object storage, too."""
+
+BUCKET = " in a bucket"
+
+
+CASES = [*SOURCES, *(name + BUCKET for name in IN_BUCKETS), "postgres table"]
 
 
 def postgres_table(server: Server) -> tuple[Source, list[Any]]:
@@ -106,11 +146,12 @@ def postgres_table(server: Server) -> tuple[Source, list[Any]]:
     return PostgresTable(dsn, "t", by="id", bounded=True), rows
 
 
-@pytest.fixture(params=[*SOURCES, "postgres table"])
+@pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Source, list[Any]]:
     """Return a source and its records, split after split."""
-    if request.param in SOURCES:
-        return SOURCES[request.param](tmp_path)
+    name = request.param.removesuffix(BUCKET)
+    if name in SOURCES:
+        return SOURCES[name](in_memory(tmp_path) if name != request.param else LocalPlace(tmp_path))
     return postgres_table(request.getfixturevalue("postgres"))
 
 

@@ -12,14 +12,8 @@ from flowsnap.cli.main import invoke
 from flowsnap.connectors import Collect, JsonLinesFiles
 from flowsnap.runtime.job import JobHandle
 from flowsnap.storage.savepoint import find
-from tests.integration.jobs import NEVER, QUICK, Held, census, checkpoints, lines, until
+from tests.integration.jobs import NEVER, QUICK, Held, checkpoints, lines, until
 from tests.integration.test_savepoint import COUNT, assert_exactly_once, digits, whole
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
-    with census(tmp_path / "state"):
-        yield tmp_path / "state"
 
 
 @pytest.fixture

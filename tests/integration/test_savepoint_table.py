@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,10 @@ import pytest
 from flowsnap import Pipeline
 from flowsnap.connectors import SQLite
 from flowsnap.errors import ConfigError
-from tests.integration.jobs import NEVER, QUICK, Held, census, checkpoints, until
+from tests.integration.jobs import NEVER, QUICK, Held, checkpoints, until
 
 COUNT = 1_000
 COLUMNS = {"digit": "integer", "n": "integer"}
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[Path]:
-    with census(tmp_path / "state"):
-        yield tmp_path / "state"
 
 
 def table(path: Path, **settings: Any) -> SQLite:
@@ -46,6 +39,7 @@ def saved(sink: SQLite, state: Path) -> Path:
     handle = digits(sink, Held(COUNT, state, NEVER)).start(state_dir=state, **QUICK)
     until(lambda: len(checkpoints(state)) > 1, "some checkpoints")
     path = handle.savepoint("early")
+    assert isinstance(path, Path)
     newest = checkpoints(state)[-1]
     until(lambda: checkpoints(state)[-1] > newest + 2, "more checkpoints")
     handle.stop()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 
 from flowsnap.connectors import CsvFiles, DeadLetter
 from flowsnap.connectors.lines import split_lines
-from flowsnap.core.operator import Source, Split
+from tests.ends import read_in_pieces
 
 TEXT = st.text(st.sampled_from('a"",;é€ '), max_size=4)
 LINES = st.text(st.sampled_from('a"",;é \n\r'), max_size=5)
@@ -42,20 +41,6 @@ def written(records: list[tuple[str, str]], quoting: Any, end: str) -> bytes:
     return text.getvalue().encode()
 
 
-def read(source: Source, split: Split, batches: int) -> list[Any]:
-    """Return the records of a split, read by a new reader after every few batches."""
-    values: list[Any] = []
-    position = None
-    while True:
-        with closing(source.open_split(split, position)) as reader:
-            for _ in range(batches):
-                batch = reader.read(10)
-                if batch is None:
-                    return values
-                values += batch.values
-            position = reader.position()
-
-
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("files")
@@ -73,7 +58,9 @@ def test_cut_and_resumed_file_gives_its_records(
     path.write_bytes(written(records, csv.QUOTE_MINIMAL, end))
 
     source = CsvFiles(path, split_bytes=split_bytes, batch_bytes=batch_bytes)
-    found = [record for split in source.splits(1) for record in read(source, split, batches)]
+    found = [
+        record for split in source.splits(1) for record in read_in_pieces(source, split, batches)
+    ]
 
     assert found == [dict(zip(COLUMNS, record, strict=True)) for record in records]
 
@@ -93,7 +80,7 @@ def test_fields_over_lines_come_whole_from_any_position(
     (split,) = source.splits(3)
 
     expected = [dict(zip(COLUMNS, record, strict=True)) for record in records]
-    assert read(source, split, batches) == expected
+    assert read_in_pieces(source, split, batches) == expected
 
 
 @settings(max_examples=80, deadline=None)
@@ -108,7 +95,7 @@ def test_every_line_of_rubbish_is_a_record_or_a_dead_letter(
     source = CsvFiles(
         path, on_error="dead-letter", batch_bytes=batch_bytes, split_bytes=split_bytes
     )
-    found = [record for split in source.splits(1) for record in read(source, split, 1)]
+    found = [record for split in source.splits(1) for record in read_in_pieces(source, split, 1)]
 
     expected = [line for line in split_lines(data)[1:] if line.strip()]
     assert len(found) == len(expected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowsnap.connectors import TextFiles
-from flowsnap.core.operator import Source, Split
+from tests.ends import read_in_pieces
 
 PIECES = ["\n", "\r\n", "\r", "a", "bc", "ä", "€", "𝄞", "\x0b", "\x1c", "\u2028", "\x85", "\ufeff"]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
@@ -29,20 +28,6 @@ def expected(data: bytes) -> list[str]:
     return [line.decode() for line in lines + ([line] if line else [])]
 
 
-def read(source: Source, split: Split, batches: int) -> list[str]:
-    """Return the lines of a split, read by a new reader after every few batches."""
-    values: list[str] = []
-    position = None
-    while True:
-        with closing(source.open_split(split, position)) as reader:
-            for _ in range(batches):
-                batch = reader.read(10)
-                if batch is None:
-                    return values
-                values += batch.values
-            position = reader.position()
-
-
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("files")
@@ -57,7 +42,7 @@ def test_cut_and_resumed_file_gives_its_lines(
     path.write_bytes(text.encode())
 
     source = TextFiles(path, split_bytes=split_bytes, batch_bytes=batch_bytes)
-    lines = [line for split in source.splits(1) for line in read(source, split, batches)]
+    lines = [line for split in source.splits(1) for line in read_in_pieces(source, split, batches)]
 
     assert lines == expected(text.encode())
 
@@ -71,7 +56,7 @@ def test_resumed_gzip_file_of_several_members_gives_its_lines(
     path.write_bytes(b"".join(gzip.compress(text.encode()) for text in texts))
 
     source = TextFiles(path, batch_bytes=batch_bytes)
-    lines = [line for split in source.splits(1) for line in read(source, split, batches)]
+    lines = [line for split in source.splits(1) for line in read_in_pieces(source, split, batches)]
 
     assert lines == expected("".join(texts).encode())
 
@@ -85,6 +70,6 @@ def test_any_bytes_can_be_read_as_latin_1_and_come_back(
     path.write_bytes(data.replace(b"\r", b" "))
 
     source = TextFiles(path, encoding="latin-1", split_bytes=split_bytes, batch_bytes=batch_bytes)
-    lines = [line for split in source.splits(1) for line in read(source, split, 2)]
+    lines = [line for split in source.splits(1) for line in read_in_pieces(source, split, 2)]
 
     assert "\n".join(lines).encode("latin-1") == path.read_bytes().removesuffix(b"\n")

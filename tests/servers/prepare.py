@@ -1,7 +1,7 @@
 """``python -m tests.servers.prepare``: get ready what the tests of connectors run.
 
-It says what is missing and how to get it, and has Maven download the broker's jars, so that no test
-waits for that. The exit code is 1 if a test would be skipped.
+It says what is missing and how to get it, has Maven download the broker's jars and npm the emulator
+of Azure, so that no test waits for that. The exit code is 1 if a test would be skipped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 
-from tests.servers import postgres
+from tests.servers import azure, postgres
 from tests.servers.kafka import broker
 
 CLIENTS = {
@@ -25,7 +25,8 @@ CLIENTS = {
 def missing() -> dict[str, str]:
     """Return what this machine has not, and how to get each."""
     found = {name: how for name, how in CLIENTS.items() if importlib.util.find_spec(name) is None}
-    found |= {tool: broker.HOW for tool in broker.TOOLS if shutil.which(tool) is None}
+    tools = dict.fromkeys(broker.TOOLS, broker.HOW) | dict.fromkeys(azure.TOOLS, azure.HOW)
+    found |= {tool: how for tool, how in tools.items() if shutil.which(tool) is None}
     if postgres.programs() is None:
         found["initdb"] = postgres.HOW_TO_GET_IT
     return found
@@ -43,6 +44,13 @@ def main() -> int:
             print(f"the jars of Kafka cannot be downloaded: maven ended with {error.returncode}")
             return 1
         print(f"{jars} jars of Kafka are here")
+    if not lacking.keys() & set(azure.TOOLS):
+        try:
+            azure.install()
+        except subprocess.CalledProcessError as error:
+            print(f"Azurite cannot be installed: npm ended with {error.returncode}")
+            return 1
+        print(f"Azurite {azure.VERSION} is here")
     return 1 if lacking else 0
 
 

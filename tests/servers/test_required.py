@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.servers import postgres, prepare, required
+from tests.servers import azure, postgres, prepare, required
 from tests.servers.kafka import broker
 from tests.servers.required import VARIABLE, unavailable
 
@@ -40,7 +41,9 @@ def test_servers_that_are_missing_fail_the_tests_where_they_are_required(
 
     with pytest.raises(pytest.fail.Exception, match=f"apt-get install postgresql.*{VARIABLE}"):
         postgres.running().__enter__()
-    with pytest.raises(pytest.fail.Exception, match=r"java and mvn.*apt-get install"):
+    with pytest.raises(pytest.fail.Exception, match=r"Azure is NOT tested: apt-get install npm"):
+        azure.running().__enter__()
+    with pytest.raises(pytest.fail.Exception, match=f"{' and '.join(broker.TOOLS)}.*apt-get"):
         broker.skip_without_tools()
 
 
@@ -69,11 +72,26 @@ def test_preparation_says_what_is_missing_and_how_to_get_it(
 
     said = capsys.readouterr().out
     assert said.splitlines() == [
-        f"java is missing: {broker.HOW}",
-        f"mvn is missing: {broker.HOW}",
+        *(f"{tool} is missing: {broker.HOW}" for tool in broker.TOOLS),
+        *(f"{tool} is missing: {azure.HOW}" for tool in azure.TOOLS),
         f"initdb is missing: {postgres.HOW_TO_GET_IT}",
     ]
 
 
 def test_all_that_is_required_is_here() -> None:
     assert not required.is_required() or prepare.missing() == {}
+
+
+def test_emulator_that_npm_cannot_get_is_not_there_by_half(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\nmkdir node_modules\nexit 3\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    with pytest.raises(subprocess.CalledProcessError, match="exit status 3"):
+        azure.install()
+
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -1,4 +1,4 @@
-"""An S3 server for the tests of object storage, and a way to run the command line on it."""
+"""Servers for the tests of object storage, and a way to run the command line on them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance import jobs
+from tests.servers import azure as azure_server
 from tests.servers import s3 as s3_server
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -19,6 +20,12 @@ Start = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture(scope="session")
 def s3() -> Iterator[s3_server.Server]:
     with s3_server.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure() -> Iterator[azure_server.Server]:
+    with azure_server.running() as server:
         yield server
 
 

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from obstore.store import MemoryStore as RemoteMemory
 
+from flowsnap.bucket.url import ObjectUrl
 from flowsnap.core.ids import AttemptId, CheckpointId
-from flowsnap.errors import ConfigError, ManifestCorrupt, StorageError
-from flowsnap.storage import export, layout
+from flowsnap.errors import ManifestCorrupt, StorageError
+from flowsnap.storage import layout
 from flowsnap.storage.lease import Lease
 from flowsnap.storage.memory import MemoryStore
 from flowsnap.storage.object_directory import ObjectJobDirectory, work_directory
 from flowsnap.storage.object_store import ObjectStore
-from flowsnap.storage.object_url import ObjectUrl
 from flowsnap.storage.ownership import OwnerLock
 from flowsnap.storage.writer import CheckpointWriter
 from tests.jobs import COUNT, local, manifest_of, stored
+from tests.storage.test_object_store import Clock
 
 URL = ObjectUrl.parse("s3://bucket/state/words")
-Open = Callable[[], ObjectJobDirectory]
+Open = Callable[..., ObjectJobDirectory]
 
 
 @pytest.fixture
@@ -29,11 +31,11 @@ def manager(tmp_path: Path) -> Open:
     """Job managers of one job, each on a host and with a lease of its own."""
     remote, hosts = RemoteMemory(), iter(range(9))
 
-    def opened() -> ObjectJobDirectory:
+    def opened(**settings: Any) -> ObjectJobDirectory:
         root = tmp_path / str(next(hosts))
         root.mkdir()
         held = (OwnerLock.acquire(root / layout.LOCK), Lease.acquire(MemoryStore(), "elsewhere"))
-        job = ObjectJobDirectory(ObjectStore(remote, str(URL)), URL, root, held)
+        job = ObjectJobDirectory(ObjectStore(remote, str(URL), **settings), URL, root, held)
         job.clean_leftovers()
         if not job.run_id:
             job.begin_run()
@@ -118,9 +120,18 @@ def test_nothing_is_restored_where_one_of_many_files_is_damaged(
     assert not (tmp_path / "task").exists()
 
 
-def test_a_savepoint_is_refused_by_name(manager: Open) -> None:
-    with pytest.raises(ConfigError, match="is in object storage: no savepoint"):
-        export.check_new(manager(), "mine")
+def test_what_a_running_job_asks_of_a_slow_service_ends_in_time(manager: Open) -> None:
+    clock, pause_s = Clock(), 0.0
+    job = manager(policy=clock.policy(), guard=lambda: clock.advance(pause_s))
+    job.reserve_checkpoint(CheckpointId(1))
+    pause_s = 11.0
+
+    with pytest.raises(StorageError, match="checkpoints/: it was not tried"):
+        job.begin_attempt()
+
+    assert clock.now_s == pause_s
+    pause_s = 0.0
+    assert job.begin_attempt() == 3
 
 
 def test_the_same_url_has_the_same_local_directory(monkeypatch: pytest.MonkeyPatch) -> None:

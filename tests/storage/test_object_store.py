@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from obstore.store import MemoryStore, S3Store
 
+from flowsnap.bucket.retrying import RetryPolicy
 from flowsnap.errors import StorageError
 from flowsnap.storage.object_store import ObjectStore
 from flowsnap.storage.publish import create_surely
-from flowsnap.storage.retrying import RetryPolicy
 from tests.servers.s3 import KEY_ID, SECRET, Fault, Faults, Server, first, proxy
 
 MANIFEST = "checkpoints/00000003/manifest.json"
@@ -143,16 +143,66 @@ def test_no_error_and_no_name_shows_a_credential() -> None:
 def test_a_signature_in_a_url_is_taken_out_of_the_error_and_its_cause() -> None:
     from obstore.exceptions import GenericError
 
-    from flowsnap.storage.object_store import _translated
-    from flowsnap.storage.retrying import Transient
+    from flowsnap.bucket.requests import plain_errors
+    from flowsnap.bucket.retrying import Transient
 
     url = "https://user:canary@a.blob.core.windows.net/c/x?sv=1&sig=canary"
-    with pytest.raises(Transient) as raised, _translated("cannot read x"):
+    with pytest.raises(Transient) as raised, plain_errors("cannot read x"):
         raise GenericError(f"Error performing GET {url} in 5 ms")
 
     assert str(raised.value) == "Error performing GET https://a.blob.core.windows.net/c/x in 5 ms"
     assert raised.value.__cause__ is None
     assert raised.value.__suppress_context__
+
+
+def test_an_object_is_copied_within_the_service(store: ObjectStore) -> None:
+    store.put("shared/a", b"1")
+
+    store.copy("shared/a", "savepoints/x/shared/a")
+
+    assert store.get("savepoints/x/shared/a") == store.get("shared/a") == b"1"
+    with pytest.raises(StorageError, match="cannot copy none to b: there is no such object"):
+        store.copy("none", "b")
+
+
+class Clock:
+    """Time that passes when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def advance(self, pause_s: float) -> None:
+        self.now_s += pause_s
+
+    def policy(self) -> RetryPolicy:
+        return RetryPolicy(tries_max=99, sleep=self.advance, now_s=lambda: self.now_s)
+
+
+def test_calls_that_share_a_limit_fail_at_once_when_it_is_over() -> None:
+    clock = Clock()
+    store = ObjectStore(MemoryStore(), policy=clock.policy())
+
+    with store.within(1_000):
+        store.put("a", b"1")
+        clock.advance(1.5)
+        with store.within(9_000), pytest.raises(StorageError, match="was not tried") as raised:
+            store.put("b", b"1")
+
+    assert raised.value.is_definite
+    store.put("c", b"1")
+    assert [file.name for file in store.list()] == ["a", "c"]
+
+
+def test_calls_that_share_a_limit_are_not_repeated_beyond_it() -> None:
+    clock, faults = Clock(), Faults(lambda method, path: "busy")
+    with proxy(Server("http://127.0.0.1:9"), faults) as url:
+        store = ObjectStore(Server("").remote("b", url=url), policy=clock.policy())
+        with store.within(1_000):
+            for _ in range(5):
+                with pytest.raises(StorageError):
+                    store.put("a", b"1")
+
+    assert 0.5 < clock.now_s <= 1.0
 
 
 def test_a_plan_of_faults_ends() -> None:

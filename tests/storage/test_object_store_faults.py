@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from flowsnap.bucket.retrying import RetryPolicy
 from flowsnap.errors import StorageError
 from flowsnap.storage.object_store import PART_BYTES, ObjectStore
 from flowsnap.storage.publish import create_surely, put_surely
-from flowsnap.storage.retrying import RetryPolicy
 from tests.servers.s3 import Fault, Faults, Server, first, proxy
 
 pytestmark = pytest.mark.slow

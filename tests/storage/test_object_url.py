@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from flowsnap.bucket.url import ObjectUrl, is_url
 from flowsnap.errors import ConfigError
-from flowsnap.storage.object_url import ObjectUrl, as_state_dir, is_url
+from flowsnap.storage.object_url import as_state_dir
 
 SECRET = "canary"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from flowsnap.bucket.url import ObjectUrl
 from flowsnap.cli.main import invoke
 from flowsnap.errors import ConfigError
-from flowsnap.storage.object_url import ObjectUrl
 from flowsnap.storage.opening import job_names, open_job, read_job
 from tests.acceptance.jobs import pipeline
 from tests.acceptance.processes import flat

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowsnap.storage.retrying import RetryPolicy, Transient
+from flowsnap.bucket.retrying import RetryPolicy, Transient
 
 
 class World:

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +29,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 START_S = 120
-TOOLS = ("java", "mvn")
+DECIDED_S = 30
+TOOLS = ("java", "keytool", "mvn")
 HOW = "apt-get install openjdk-17-jre-headless maven, or brew install openjdk maven"
 JAVA = ("java", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp")
 SETTINGS = {
@@ -103,15 +106,34 @@ class Broker:
         assert producer.flush(30) == 0
 
     def read(self, topic: str, *, isolation: str = "read_committed") -> list[Any]:
-        """Return the messages that are in a topic, partition after partition."""
+        """Return the messages that are in a topic, partition after partition.
+
+        The broker has told of a commit before every partition has heard of it: what is undecided is
+        waited for. ``"decided"`` is ``"read_committed"`` without that, where one is left open.
+        """
         return [
             message for _, messages in self._partitions(topic, isolation) for message in messages
         ]
 
     def _partitions(self, topic: str, isolation: str) -> Iterator[tuple[int, list[Any]]]:
-        from confluent_kafka import Consumer, KafkaError, TopicPartition
+        from confluent_kafka import TopicPartition
 
-        consumer = Consumer(
+        level = "read_committed" if isolation == "decided" else isolation
+        with (
+            contextlib.closing(self._consumer(level)) as consumer,
+            contextlib.closing(self._consumer("read_uncommitted")) as asking,
+        ):
+            count = len(consumer.list_topics(topic, 30).topics[topic].partitions)
+            for partition in range(count):
+                place = TopicPartition(topic, partition, 0)
+                _, end = asking.get_watermark_offsets(place, timeout=30)
+                consumer.assign([place])
+                yield partition, _read_up_to(consumer, 0 if isolation == "decided" else end)
+
+    def _consumer(self, isolation: str) -> Any:
+        from confluent_kafka import Consumer
+
+        return Consumer(
             {
                 "bootstrap.servers": self.servers,
                 "group.id": "tests",
@@ -121,31 +143,45 @@ class Broker:
                 "fetch.wait.max.ms": 20,
             }
         )
-        with contextlib.closing(consumer):
-            count = len(consumer.list_topics(topic, 30).topics[topic].partitions)
-            for partition in range(count):
-                consumer.assign([TopicPartition(topic, partition, 0)])
-                found: list[Any] = []
-                while (message := consumer.poll(30)) is not None and message.error() is None:
-                    found.append(message)
-                end = None if message is None else message.error()
-                assert end is not None
-                assert end.code() == KafkaError._PARTITION_EOF, end
-                yield partition, found
 
-    @cache  # noqa: B019 - there is one broker
     def admin(self) -> Any:
-        """Return a client for what only an administrator does."""
+        """Return a client for what only an administrator does; it stays until ``close``."""
         from confluent_kafka.admin import AdminClient
 
-        return AdminClient({"bootstrap.servers": self.servers})
+        if self.servers not in _ADMINS:
+            _ADMINS[self.servers] = AdminClient({"bootstrap.servers": self.servers})
+        return _ADMINS[self.servers]
+
+    def close(self) -> None:
+        """Let go of that client, which says on stderr when its broker is away."""
+        _ADMINS.pop(self.servers, None)
+
+
+def _read_up_to(consumer: Any, end: int) -> list[Any]:
+    """Return the messages of a partition, once it can be read up to an offset."""
+    from confluent_kafka import KafkaError
+
+    found: list[Any] = []
+    deadline_s = time.monotonic() + DECIDED_S
+    while time.monotonic() < deadline_s:
+        message = consumer.poll(1)
+        if message is None:
+            continue
+        error = message.error()
+        if error is None:
+            found.append(message)
+            continue
+        assert error.code() == KafkaError._PARTITION_EOF, error
+        if message.offset() >= end:
+            return found
+    raise TimeoutError(f"a transaction is open below offset {end}, after {len(found)} messages")
 
 
 @cache
 def broker() -> Broker:
     """Return the broker of this machine; the test is skipped where there can be none."""
     skip_without_tools()
-    directory = _home()
+    directory = home()
     with _locked(directory / "start.lock", fcntl.LOCK_EX):
         # Held, and never let go of, until this process ends.
         _HELD.append(_lock(directory / "users.lock", fcntl.LOCK_SH))
@@ -185,6 +221,7 @@ def download() -> int:
 
 
 _HELD: list[int] = []
+_ADMINS: dict[str, Any] = {}
 
 
 def _is_supervised(directory: Path) -> bool:
@@ -196,6 +233,9 @@ def _is_supervised(directory: Path) -> bool:
 
 
 def _start(directory: Path) -> None:
+    from tests.servers.kafka.security import prepare
+
+    prepare(directory, _addresses(2))
     address, failed = directory / "address", directory / "failed"
     for former in (address, failed):
         former.unlink(missing_ok=True)
@@ -223,7 +263,7 @@ class BrokerProcess:
     def __init__(self, directory: Path) -> None:
         self._log = open(directory / "broker.log", "w")  # noqa: SIM115 - closed by close()
         self._data = Path(tempfile.mkdtemp(prefix="data-", dir=directory))
-        self.address, self._properties = _configure(self._data)
+        self.address, self._properties = _configure(self._data, directory / "listeners.json")
         self._java = [*JAVA, _classpath()]
         format_ = ["format", "-t", "Zmxvd3NuYXAtdGVzdHMtMQ", "-c", str(self._properties)]
         command = [*self._java, "kafka.tools.StorageTool", *format_]
@@ -281,10 +321,10 @@ def _await_the_last(directory: Path, process: subprocess.Popen[bytes]) -> None:
 def _classpath() -> str:
     """Return the jars of a broker; resolved once for a pom, as Maven takes its time."""
     pom = HERE / "pom.xml"
-    known = _home() / f"classpath-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
+    known = home() / f"classpath-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
     if known.exists() and all(Path(jar).exists() for jar in known.read_text().split(":")):
         return known.read_text()
-    with tempfile.NamedTemporaryFile("r", dir=_home()) as file:
+    with tempfile.NamedTemporaryFile("r", dir=home()) as file:
         goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:build-classpath"
         maven = ["mvn", "-q", "-B", "-f", str(pom), goal, f"-Dmdep.outputFile={file.name}"]
         subprocess.run(maven, check=True, stdout=sys.stderr)
@@ -295,27 +335,37 @@ def _classpath() -> str:
     return found
 
 
-def _home() -> Path:
+def home() -> Path:
+    """Return the directory in which all processes that test find the broker."""
     directory = Path(tempfile.gettempdir()) / f"flowsnap-tests-{os.getuid()}" / "kafka"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory
 
 
-def _configure(data: Path) -> tuple[str, Path]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        address, controller = (f"127.0.0.1:{one.getsockname()[1]}" for one in sockets)
-    settings = SETTINGS | {
-        "listeners": f"PLAINTEXT://{address},CONTROLLER://{controller}",
-        "advertised.listeners": f"PLAINTEXT://{address}",
+def _configure(data: Path, more: Path) -> tuple[str, Path]:
+    address, controller = _addresses(2)
+    given = json.loads(more.read_text()) if more.exists() else {"listeners": [], "settings": {}}
+    open_to = [f"PLAINTEXT://{address}", *given["listeners"]]
+    settings = {
+        **SETTINGS,
+        **given["settings"],
+        "listeners": ",".join([*open_to, f"CONTROLLER://{controller}"]),
+        "advertised.listeners": ",".join(open_to),
         "controller.quorum.voters": f"1@{controller}",
         "log.dirs": data,
     }
     properties = data / "server.properties"
     properties.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
     return address, properties
+
+
+def _addresses(count: int) -> list[str]:
+    """Return addresses at which nobody listens now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
 
 
 def _lock(path: Path, how: int) -> int:
@@ -340,9 +390,9 @@ def _locked(path: Path, how: int) -> Iterator[None]:
 
 if __name__ == "__main__":
     os.setsid()  # What ends the tests is not to end it before it has tidied up.
-    home = Path(sys.argv[1])
+    place = Path(sys.argv[1])
     try:
-        supervise(home)
+        supervise(place)
     except BaseException:
-        (home / "failed").touch()
+        (place / "failed").touch()
         raise

@@ -13,10 +13,8 @@ import pydantic
 import pytest
 
 from flowsnap.connectors import CsvFiles, DeadLetter
-from flowsnap.core.element import Batch
-from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId
-from flowsnap.core.operator import SinkContext, Submission
 from flowsnap.errors import ConfigError, MalformedInput, OperatorError
+from tests.ends import commit, opened, read, submitted, written
 
 
 class Order(msgspec.Struct):
@@ -35,37 +33,10 @@ class Model(pydantic.BaseModel):
     amount: int
 
 
-def written(path: Path, data: bytes) -> Path:
-    path.write_bytes(data)
-    return path
-
-
-def read(source: CsvFiles) -> list[Any]:
-    values = []
-    for split in source.splits(1):
-        with closing(source.open_split(split, None)) as reader:
-            while (batch := reader.read(100)) is not None:
-                values += batch.values
-    return values
-
-
 def lines(sink: CsvFiles, values: list[Any]) -> list[str]:
     """Return the lines of the part that a sink makes of values."""
-    sink.on_submit(
-        Submission(
-            job="j", job_directory="-", run_id="r1", is_fresh=True, operator=OperatorId("out")
-        )
-    )
-    facts: dict[str, Any] = {
-        "run_id": "r1",
-        "subtask": 0,
-        "parallelism": 1,
-        "attempt": AttemptId(1),
-    }
-    sink.open(SinkContext(job="j", operator=OperatorId("out"), **facts))
-    with closing(sink):
-        sink.write(Batch(values))
-        sink.commit([sink.prepare(CheckpointId(1)) or {}])
+    with closing(opened(submitted(sink))):
+        commit(sink, values)
     (part,) = Path(sink.paths[0]).glob("part-*")
     data = part.read_bytes()
     return (gzip.decompress(data) if part.suffix == ".gz" else data).decode().split("\n")

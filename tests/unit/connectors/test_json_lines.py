@@ -3,17 +3,17 @@ from __future__ import annotations
 import os
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
 from flowsnap.connectors import JsonLinesFiles
 from flowsnap.core.element import Batch
-from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId
-from flowsnap.core.operator import SinkContext, Submission
+from flowsnap.core.ids import CheckpointId
 from flowsnap.errors import ConfigError, MalformedInput, OperatorError, StorageError
+from tests.ends import commit, opened, read, submitted, written
 
 ONE, TWO = CheckpointId(1), CheckpointId(2)
 
@@ -29,38 +29,6 @@ class Point:
     y: int
 
 
-def written(path: Path, data: bytes) -> Path:
-    path.write_bytes(data)
-    return path
-
-
-def read(source: JsonLinesFiles) -> list[Any]:
-    values = []
-    for split in source.splits(1):
-        with closing(source.open_split(split, None)) as reader:
-            while (batch := reader.read(100)) is not None:
-                assert batch.values
-                values += batch.values
-    return values
-
-
-def submitted(sink: JsonLinesFiles, **changes: Any) -> JsonLinesFiles:
-    facts = {"run_id": "r1", "is_fresh": True, "operator": OperatorId("out")}
-    sink.on_submit(Submission(job="job", job_directory="unused", **{**facts, **changes}))
-    return sink
-
-
-def opened(sink: JsonLinesFiles, **changes: Any) -> JsonLinesFiles:
-    facts = {"run_id": "r1", "subtask": 0, "attempt": AttemptId(1), "operator": OperatorId("out")}
-    sink.open(SinkContext(job="job", parallelism=1, **{**facts, **changes}))
-    return sink
-
-
-def commit(sink: JsonLinesFiles, values: list[Any], checkpoint_id: CheckpointId = ONE) -> None:
-    sink.write(Batch(values))
-    sink.commit([sink.prepare(checkpoint_id) or {}])
-
-
 # --- source -----------------------------------------------------------------------------------
 
 
@@ -74,7 +42,12 @@ def test_every_line_is_one_json_value(tmp_path: Path) -> None:
 def test_empty_lines_are_left_out(tmp_path: Path, batch_bytes: int) -> None:
     path = written(tmp_path / "in.jsonl", b"\n\n1\n \t\r\n2\n\n\n")
 
-    assert read(JsonLinesFiles(path, batch_bytes=batch_bytes)) == [1, 2]
+    source = JsonLinesFiles(path, batch_bytes=batch_bytes)
+    with closing(source.open_split(source.splits(1)[0], None)) as reader:
+        batches = [batch.values for batch in iter(partial(reader.read, 100), None)]
+
+    assert [] not in batches
+    assert [value for values in batches for value in values] == [1, 2]
 
 
 def test_lines_become_instances_of_the_given_type(tmp_path: Path) -> None:

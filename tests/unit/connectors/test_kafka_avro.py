@@ -141,6 +141,14 @@ def test_value_without_a_field_of_the_schema_cannot_be_written(url: str) -> None
         Avro(url, ORDER).encoder("orders")([{"id": 1}])
 
 
+def test_value_that_is_not_of_the_schema_is_told_by_its_field_and_not_shown(url: str) -> None:
+    fields = [{"name": "n", "type": ["null", "int"]}]
+    encode = Avro(url, {"type": "record", "name": "r", "fields": fields}).encoder("orders")
+
+    with pytest.raises(ValueError, match=r"^a dict does not match the schema on field n$"):
+        encode([{"n": "hunter2"}])
+
+
 def test_id_that_the_registry_does_not_know_is_an_error_of_the_setting(url: str) -> None:
     with pytest.raises(ConfigError, match="refuses schema 99"):
         Avro(url).decoder()([struct.pack(">bI", 0, 99)])

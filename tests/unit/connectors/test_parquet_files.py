@@ -14,10 +14,8 @@ import pytest
 
 from flowsnap.connectors import DeadLetter
 from flowsnap.connectors.parquet_files import ParquetFiles, arrow_type
-from flowsnap.core.element import Batch
-from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId
-from flowsnap.core.operator import SinkContext, Submission
 from flowsnap.errors import ConfigError, MalformedInput, OperatorError, StorageError
+from tests.ends import commit, opened, read, submitted
 
 AT = datetime(2024, 5, 31, 13, 7, tzinfo=UTC)
 
@@ -45,33 +43,10 @@ def table(path: Path, rows: list[dict[str, Any]], **settings: Any) -> Path:
     return path
 
 
-def read(source: ParquetFiles, limit: int = 100) -> list[Any]:
-    values = []
-    for split in source.splits(1):
-        with closing(source.open_split(split, None)) as reader:
-            while (batch := reader.read(limit)) is not None:
-                values += batch.values
-    return values
-
-
-def commit(sink: ParquetFiles, batches: list[list[Any]]) -> Path:
+def part_of(sink: ParquetFiles, batches: list[list[Any]]) -> Path:
     """Return the part that a sink makes of batches."""
-    sink.on_submit(
-        Submission(
-            job="j", job_directory="-", run_id="r1", is_fresh=True, operator=OperatorId("out")
-        )
-    )
-    facts: dict[str, Any] = {
-        "run_id": "r1",
-        "subtask": 0,
-        "parallelism": 1,
-        "attempt": AttemptId(1),
-    }
-    sink.open(SinkContext(job="j", operator=OperatorId("out"), **facts))
-    with closing(sink):
-        for values in batches:
-            sink.write(Batch(values))
-        sink.commit([sink.prepare(CheckpointId(1)) or {}])
+    with closing(opened(submitted(sink))):
+        commit(sink, *batches)
     (part,) = Path(sink.paths[0]).glob("part-*.parquet")
     return part
 
@@ -156,7 +131,7 @@ def test_file_that_vanishes_or_loses_rows_is_an_error(tmp_path: Path) -> None:
 def test_columns_of_a_part_are_the_fields_of_the_type(tmp_path: Path) -> None:
     order = Order("ann", AT, 1.5, [Line("a"), Line("b", 2)])
 
-    part = commit(ParquetFiles(tmp_path, type=Order), [[order], [Order("bob", AT)]])
+    part = part_of(ParquetFiles(tmp_path, type=Order), [[order], [Order("bob", AT)]])
 
     assert pq.read_schema(part).names == ["user", "at", "amount", "lines"]
     assert pq.ParquetFile(part).metadata.num_row_groups == 1
@@ -166,7 +141,7 @@ def test_columns_of_a_part_are_the_fields_of_the_type(tmp_path: Path) -> None:
 def test_given_schema_decides_over_the_types_of_columns(tmp_path: Path) -> None:
     schema = pa.schema([("n", pa.int8()), ("price", pa.decimal128(9, 2))])
 
-    part = commit(ParquetFiles(tmp_path, schema=schema), [[{"n": 1, "price": Decimal("1.10")}]])
+    part = part_of(ParquetFiles(tmp_path, schema=schema), [[{"n": 1, "price": Decimal("1.10")}]])
 
     assert pq.read_table(part).to_pylist() == [{"n": 1, "price": Decimal("1.10")}]
 
@@ -174,12 +149,24 @@ def test_given_schema_decides_over_the_types_of_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize("record", [{"n": "x"}, {"n": 1, "other": 2}, 5, {"n": 2**70}])
 def test_record_that_is_no_row_is_named(tmp_path: Path, record: object) -> None:
     with pytest.raises(OperatorError, match=r"record 2 of a batch of 2 .* written as Parquet"):
-        commit(ParquetFiles(tmp_path, type=Count), [[Count(1), record]])
+        part_of(ParquetFiles(tmp_path, type=Count), [[Count(1), record]])
+
+
+def test_type_without_fields_of_its_own_reads_all_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1, 2], "b": [3, 4]}), tmp_path / "in.parquet")
+    source = ParquetFiles(tmp_path, type=dict[str, int])
+    (split,) = source.splits(1)
+
+    with closing(source.open_split(split, None)) as reader:
+        batch = reader.read(10)
+
+    assert batch is not None
+    assert batch.values == [{"a": 1, "b": 3}, {"a": 2, "b": 4}]
 
 
 def test_sink_without_columns_and_fields_without_a_column_type_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs to know its columns"):
-        commit(ParquetFiles(tmp_path), [])
+        part_of(ParquetFiles(tmp_path), [])
     with pytest.raises(ConfigError, match=r"field 'bad' is .* which no column can be"):
         arrow_type(int | str, "bad")
 
@@ -190,7 +177,8 @@ def test_sink_without_columns_and_fields_without_a_column_type_are_refused(tmp_p
         ({"compression": "gzip"}, "compressed inside"),
         ({"schema": {"n": int}}, "no pyarrow.Schema"),
         ({"columns": "n"}, "no list of names"),
-        ({"follow": True}, "no option 'follow'"),
+        ({"header": True}, "no option 'header'"),
+        ({"follow": True}, "does not grow"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], reason: str) -> None:

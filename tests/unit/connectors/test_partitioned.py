@@ -10,6 +10,7 @@ import pytest
 
 from flowsnap.connectors import ByTime, JsonLinesFiles
 from flowsnap.connectors.file_sink import file_body
+from flowsnap.connectors.output import LocalOutput
 from flowsnap.connectors.partitioned import (
     OPEN_PARTS_MAX,
     PartitionedParts,
@@ -36,7 +37,7 @@ class Parts(PartitionedParts):
     def __init__(self, root: Path, rolling: Rolling | None = None, **changes: Any) -> None:
         self.now_s = 0.0
         super().__init__(
-            str(root),
+            LocalOutput(str(root), is_parted=True),
             context(**changes),
             ".txt",
             lambda file: file_body(file, None),
@@ -216,7 +217,7 @@ def test_recovery_removes_what_older_attempts_left_in_any_directory(tmp_path: Pa
         old.write(b"x", "a")
         old.prepare(ONE)
 
-    Parts(tmp_path, attempt=AttemptId(2)).recover([], [str(tmp_path), str(tmp_path / "a")])
+    Parts(tmp_path, attempt=AttemptId(2)).recover([])
 
     assert sorted(name[:22] for name in os.listdir(tmp_path / "a")) == [
         ".part-r1-out-00000-2-0",

@@ -14,6 +14,7 @@ from flowsnap.connectors.python_sources import Pump
 from flowsnap.core.operator import Source, SplitReader
 from flowsnap.errors import ConfigError
 from flowsnap.serialize import dump, load
+from tests.ends import await_values
 
 PATIENCE_S = 20
 
@@ -21,19 +22,6 @@ PATIENCE_S = 20
 def opened(source: Source, position: int | None = None) -> SplitReader:
     (split,) = source.splits(4)
     return source.open_split(split, position)
-
-
-def read(reader: SplitReader, count: int | None = None) -> list[Any]:
-    """Return so many values, or all up to the end, waiting between two looks as the engine does."""
-    values: list[Any] = []
-    while count is None or len(values) < count:
-        batch = reader.read(3)
-        if batch is None:
-            break
-        if not batch.values:
-            threading.Event().wait(reader.wait_ms() / 1000)
-        values += batch.values
-    return values
 
 
 def numbers() -> Iterator[int]:
@@ -68,20 +56,20 @@ class Blocked:
 @pytest.mark.parametrize("buffer", [1, 1000])
 def test_values_come_in_order_up_to_the_end(values: Callable[[], Any], buffer: int) -> None:
     with closing(opened(FromGenerator(values, buffer=buffer))) as reader:
-        assert read(reader) == list(range(10))
+        assert await_values(reader) == list(range(10))
         assert (reader.position(), reader.read(3)) == (10, None)
 
 
 def test_reader_does_not_wait_for_a_generator_that_does() -> None:
     values = Blocked()
     with closing(opened(FromGenerator(values))) as reader:
-        assert read(reader, 1) == [1]
+        assert await_values(reader, 1) == [1]
         batch = reader.read(3)
         assert batch is not None
         assert batch.values == []
         values.go.set()
 
-        assert read(reader) == [2]
+        assert await_values(reader) == [2]
 
 
 @pytest.mark.parametrize("position", range(11))
@@ -90,12 +78,12 @@ def test_with_replay_it_goes_on_behind_the_position(position: int) -> None:
 
     with closing(opened(source, position)) as reader:
         assert reader.position() == position
-        assert read(reader) == list(range(position, 10))
+        assert await_values(reader) == list(range(position, 10))
 
 
 def test_without_replay_it_begins_anew_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with closing(opened(FromGenerator(numbers), 4)) as reader:
-        assert read(reader) == list(range(10))
+        assert await_values(reader) == list(range(10))
 
         assert reader.position() == 14
     assert "what it gave after its first 4 values is lost" in caplog.text
@@ -107,9 +95,9 @@ def test_what_the_generator_raises_comes_behind_the_values_before_it() -> None:
         raise ZeroDivisionError("mine")
 
     with closing(opened(FromGenerator(failing))) as reader:
-        assert read(reader, 1) == [1]
+        assert await_values(reader, 1) == [1]
         with pytest.raises(ZeroDivisionError, match="mine"):
-            read(reader)
+            await_values(reader)
 
 
 def test_closing_ends_a_generator_that_waits_for_room() -> None:
@@ -133,7 +121,7 @@ def test_closing_ends_an_async_generator_that_waits_for_ever() -> None:
             closed.set()
 
     reader = opened(FromGenerator(waiting))
-    assert read(reader, 1) == [1]
+    assert await_values(reader, 1) == [1]
     reader.close()
 
     assert closed.wait(PATIENCE_S)
@@ -174,7 +162,7 @@ def test_queue_is_read_up_to_its_end_also_from_a_copy_of_the_source() -> None:
         for value in (1, 2, 3, 4, END):
             values.put(value)
 
-        assert read(reader) == [1, 2, 3, 4]
+        assert await_values(reader) == [1, 2, 3, 4]
         assert (reader.position(), reader.read(3)) == (9, None)
 
 
@@ -182,12 +170,27 @@ def test_queue_of_an_event_loop_is_read_by_the_loop() -> None:
     async def main() -> list[Any]:
         values: asyncio.Queue[Any] = asyncio.Queue(maxsize=2)
         with closing(opened(FromQueue(values))) as reader:
-            reading = asyncio.create_task(asyncio.to_thread(read, reader))
+            reading = asyncio.create_task(asyncio.to_thread(await_values, reader))
             for value in (*range(20), END):
                 await values.put(value)
             return await reading
 
     assert asyncio.run(main()) == list(range(20))
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_end_of_a_queue_holds_for_the_attempts_that_come_after_it(is_async: bool) -> None:
+    async def main() -> list[Any]:
+        values: Any = asyncio.Queue() if is_async else queue.Queue()
+        source = FromQueue(values)
+        values.put_nowait(END)
+        found = []
+        for position in (None, 0):
+            with closing(opened(load(dump(source)), position)) as reader:
+                found.append(await asyncio.to_thread(await_values, reader))
+        return found
+
+    assert asyncio.run(main()) == [[], []]
 
 
 def test_queue_stays_in_its_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from flowsnap.connectors import SocketText, socket_text
 from flowsnap.core.operator import SplitReader
 from flowsnap.errors import ConfigError, StoreUnavailable
+from tests.ends import await_values
 
 
 @pytest.fixture
@@ -31,26 +32,13 @@ def opened(server: socket.socket, **settings: Any) -> SplitReader:
     return source.open_split(split, None)
 
 
-def read(reader: SplitReader, count: int | None = None) -> list[str]:
-    """Return so many lines, or all up to the end."""
-    values: list[str] = []
-    while count is None or len(values) < count:
-        batch = reader.read(100)
-        if batch is None:
-            break
-        if not batch.values:
-            threading.Event().wait(reader.wait_ms() / 1000)
-        values += batch.values
-    return values
-
-
 def test_lines_come_up_to_the_end_of_the_connection(server: socket.socket) -> None:
     with closing(opened(server, bounded=True)) as reader:
         connection, _ = server.accept()
         with connection:
             connection.sendall("ä\nb\r\n\nlast".encode())
 
-        assert read(reader) == ["ä", "b", "", "last"]
+        assert await_values(reader) == ["ä", "b", "", "last"]
         assert reader.position() == 4
 
 
@@ -60,7 +48,7 @@ def test_lost_connection_is_made_again(server: socket.socket) -> None:
             connection, _ = server.accept()
             with connection:
                 connection.sendall(f"{text}\n".encode())
-                assert read(reader, 1) == [text]
+                assert await_values(reader, 1) == [text]
 
 
 def test_closing_does_not_wait_for_a_silent_server(server: socket.socket) -> None:
@@ -82,7 +70,7 @@ def test_server_that_does_not_answer_for_too_long_is_an_error(server: socket.soc
         closing(source.open_split(source.splits(1)[0], 7)) as reader,
         pytest.raises(StoreUnavailable, match="nobody answers at 127"),
     ):
-        read(reader)
+        await_values(reader)
 
 
 def test_line_without_an_end_does_not_fill_the_memory(
@@ -94,7 +82,7 @@ def test_line_without_an_end_does_not_fill_the_memory(
         with connection:
             connection.sendall(b"x" * 200)
             with pytest.raises(StoreUnavailable, match="without a line break"):
-                read(reader)
+                await_values(reader)
 
 
 @pytest.mark.parametrize(

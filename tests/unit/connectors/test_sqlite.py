@@ -8,6 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pydantic
 import pytest
 
 from flowsnap.connectors.epoch_log import EpochMarker
@@ -41,6 +43,38 @@ def test_table_is_made_with_its_key(path: Path, db: sqlite3.Connection, tmp_path
     committed(submitted(table(path, key="k"), tmp_path), [("a", 1), ("b", 2)], [("a", 3)])
 
     assert rows(db) == [("a", 3), ("b", 2)]
+
+
+class Word(msgspec.Struct):
+    k: str
+    n: int = 0
+
+
+class Model(pydantic.BaseModel):
+    k: str
+    n: int
+
+
+@pytest.mark.parametrize("type_", [Word, Model])
+def test_records_of_a_type_fill_the_columns_of_its_fields(
+    path: Path, db: sqlite3.Connection, tmp_path: Path, type_: Any
+) -> None:
+    db.execute("create table t (n integer, k text, other text)")
+    sink = submitted(SQLite(path, "t", type=type_), tmp_path)
+
+    committed(sink, [type_(k="a", n=1), {"k": "b", "n": 2}, ("c", 3)])
+
+    assert rows(db) == [(1, "a", None), (2, "b", None), (3, "c", None)]
+
+
+def test_record_that_is_not_of_the_type_is_named_without_the_value(
+    path: Path, tmp_path: Path
+) -> None:
+    sink = submitted(table(path, type=Model), tmp_path)
+
+    with pytest.raises(OperatorError, match=r"record 3 of a batch of 3 .*valid integer") as caught:
+        committed(sink, [("a", 1), Model(k="a", n=1), {"k": "b", "n": "hunter2"}])
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("count", [1, STATEMENT_ROWS, STATEMENT_ROWS + 1, 1_000])

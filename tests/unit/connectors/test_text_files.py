@@ -2,34 +2,14 @@ from __future__ import annotations
 
 import gzip
 import pickle
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from flowsnap.connectors import TextFiles
-from flowsnap.core.operator import Split, SplitReader
 from flowsnap.errors import ConfigError, MalformedInput, StorageError
-
-
-def lines_of(source: TextFiles, split: Split, position: int | None = None) -> list[str]:
-    with closing(source.open_split(split, position)) as reader:
-        return list(drain(reader))
-
-
-def drain(reader: SplitReader) -> Iterator[str]:
-    while (batch := reader.read(100)) is not None:
-        yield from batch.values
-
-
-def read(source: TextFiles) -> list[str]:
-    return [line for split in source.splits(1) for line in lines_of(source, split)]
-
-
-def written(path: Path, data: bytes) -> Path:
-    path.write_bytes(data)
-    return path
+from tests.ends import drain, read, rest_of, written
 
 
 def zipped(path: Path, data: bytes) -> Path:
@@ -81,7 +61,7 @@ def test_line_that_begins_at_a_cut_belongs_to_the_range_after_it(tmp_path: Path)
 
     source = TextFiles(path, split_bytes=3)
 
-    assert [lines_of(source, split) for split in source.splits(1)] == [["ab"], ["cd"], ["ef"]]
+    assert [rest_of(source, split) for split in source.splits(1)] == [["ab"], ["cd"], ["ef"]]
 
 
 def test_splits_are_named_by_file_and_offset_whatever_the_parallelism(tmp_path: Path) -> None:
@@ -117,7 +97,7 @@ def test_gzip_file_is_read_and_resumed_at_an_uncompressed_offset(tmp_path: Path)
         position = reader.position()
 
     assert len("\n".join(first)) + 1 == position
-    assert first + lines_of(source, split, position) == [f"line {n}" for n in range(1000)]
+    assert first + rest_of(source, split, position) == [f"line {n}" for n in range(1000)]
 
 
 def test_gzip_file_of_several_members_is_one_text(tmp_path: Path) -> None:
@@ -234,7 +214,7 @@ def test_what_is_appended_after_submission_is_not_read(tmp_path: Path) -> None:
     (split,) = source.splits(1)
     written(tmp_path / "in.txt", b"a\nb\nc\n")
 
-    assert lines_of(source, split) == ["a", "b"]
+    assert rest_of(source, split) == ["a", "b"]
 
 
 def test_reader_that_could_not_be_opened_leaves_no_file_open(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import copy
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pydantic
@@ -25,10 +25,9 @@ from flowsnap.connectors.typed import (
 )
 from flowsnap.core.element import Batch
 from flowsnap.core.event_time import Bounded, EventTime
-from flowsnap.core.ids import AttemptId, OperatorId
-from flowsnap.core.operator import SinkContext, Submission
 from flowsnap.errors import ConfigError, MalformedInput, OperatorError
 from flowsnap.operators.watermarks import Stamp
+from tests.ends import opened, read, submitted
 
 SECRET = "hunter2"
 
@@ -49,17 +48,16 @@ class Model(pydantic.BaseModel):
     at: int
 
 
+class Cat(msgspec.Struct, tag=True):
+    pass
+
+
+class Dog(msgspec.Struct, tag=True):
+    pass
+
+
 class Renamed(msgspec.Struct, rename="camel"):
     first_name: str
-
-
-def read(source: JsonLinesFiles | TextFiles) -> list[Any]:
-    values = []
-    for split in source.splits(1):
-        with closing(source.open_split(split, None)) as reader:
-            while (batch := reader.read(100)) is not None:
-                values += batch.values
-    return values
 
 
 def orders(directory: Path, *lines: str) -> Path:
@@ -85,6 +83,28 @@ def test_what_pydantic_refuses_is_told_without_the_value(tmp_path: Path) -> None
 
     with pytest.raises(MalformedInput, match=r"valid integer.*`at`") as caught:
         read(JsonLinesFiles(path, type=Model))
+
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "reason"),
+    [
+        (Literal["a"], f'"{SECRET}"', "Invalid enum value"),
+        (
+            dict[str, Literal["a"]],
+            f'{{"b":"{SECRET} - at `"}}',
+            r"Invalid enum value - at `\$\[...\]`",
+        ),
+        (Cat | Dog, f'{{"type":"{SECRET}"}}', r"Invalid value - at `\$\.type`"),
+    ],
+)
+def test_what_msgspec_refuses_is_told_without_the_value(
+    tmp_path: Path, type_: Any, value: str, reason: str
+) -> None:
+    with pytest.raises(MalformedInput, match=f"{reason}\n") as caught:
+        read(JsonLinesFiles(orders(tmp_path, value), type=type_))
 
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
@@ -149,15 +169,7 @@ def test_sink_refuses_what_is_not_of_its_type_without_telling_the_value(
 @pytest.mark.parametrize("class_", [JsonLinesFiles, CsvFiles, ParquetFiles])
 def test_record_that_is_not_of_the_type_of_its_sink_is_named(tmp_path: Path, class_: Any) -> None:
     sink = class_(tmp_path, type=Order)
-    operator = OperatorId("out")
-    sink.on_submit(
-        Submission(job="j", operator=operator, job_directory="-", run_id="r", is_fresh=True)
-    )
-    sink.open(
-        SinkContext(
-            job="j", run_id="r", operator=operator, subtask=0, parallelism=1, attempt=AttemptId(1)
-        )
-    )
+    opened(submitted(sink))
     sink.write(Batch([Order("ann")]))
 
     with (

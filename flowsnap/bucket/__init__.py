@@ -1,0 +1,1 @@
+"""Object storage: what the checkpoint store and the connectors of files both need to reach it."""

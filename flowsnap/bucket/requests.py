@@ -1,0 +1,84 @@
+"""Requests to a service: repeated while that may help, and what they raise made plain.
+
+Nothing that a service says is shown as it is: it may hold a signed URL. Of what has been scrubbed
+the cause is not kept either, as a traceback would show it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from obstore import exceptions
+
+from flowsnap.bucket.retrying import RetryPolicy, Transient
+from flowsnap.errors import StorageError
+
+REASON_CHARS_MAX = 300
+
+# What no repetition mends. Anything else that obstore raises may pass.
+_LASTING = (
+    exceptions.InvalidPathError,
+    exceptions.NotSupportedError,
+    exceptions.PermissionDeniedError,
+    exceptions.UnauthenticatedError,
+    exceptions.UnknownConfigurationKeyError,
+)
+_REFUSED = re.compile(r"status code: 40[134] ")
+"""What obstore says where a list is refused, or is of no bucket: it has no kind of its own."""
+
+REFUSED_HINT = "check the credentials, the bucket and its policy"
+
+_SECRETS = re.compile(r"(?<=://)[^/\s@]+@|\?\S+")
+
+R = TypeVar("R")
+
+
+def answered(
+    policy: RetryPolicy, what: str, call: Callable[[], R], *, is_definite: bool = True
+) -> R:
+    """Call until there is an answer; ``is_definite``: the call only reads.
+
+    Raises:
+        StorageError: there is none, or it is a refusal; it begins with ``what``.
+    """
+
+    def once() -> R:
+        with plain_errors(what):
+            return call()
+
+    try:
+        return policy.run(once)
+    except Transient as error:
+        raise StorageError(f"{what}: {error}", is_definite=is_definite).hint(
+            "check the endpoint, the region and the network; http needs AWS_ALLOW_HTTP=true"
+        ) from error.__cause__
+
+
+@contextmanager
+def plain_errors(what: str) -> Iterator[None]:
+    """Turn what obstore raises into ``Transient``, or into a StorageError, which stays."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageError(f"{what}: there is no such object") from error
+    except _LASTING as error:
+        reason, is_clean = _reason(error)
+        raise StorageError(f"{what}: {reason}").hint(REFUSED_HINT) from (
+            error if is_clean else None
+        )
+    except exceptions.BaseError as error:
+        reason, is_clean = _reason(error)
+        cause = error if is_clean else None
+        if _REFUSED.search(str(error)):
+            raise StorageError(f"{what}: {reason}").hint(REFUSED_HINT) from cause
+        raise Transient(reason) from cause
+
+
+def _reason(error: BaseException) -> tuple[str, bool]:
+    """Return an error in one line, and whether nothing had to be taken out of it."""
+    full = str(error)
+    text = full.partition("\n")[0][:REASON_CHARS_MAX].rstrip(" .:")
+    return _SECRETS.sub("", text), _SECRETS.search(full) is None
