@@ -197,10 +197,12 @@ class JobManager:
         for worker, why in self._watch.overdue(begun_ms):
             self._launcher.kill(worker)
             self._lose(worker, why)
-        self._feed(life.TimePassed())
+        if _is_due(self._machine.next_deadline_ms(), now_ms):
+            self._feed(life.TimePassed())
         if self._attempt is not None and self._attempt.is_started:
             self._checkpoints.step()
-            self._checkpoints.coordinate(checkpoints.TimePassed())
+            if _is_due(self._attempt.coordinator.next_deadline_ms(), now_ms):
+                self._checkpoints.coordinate(checkpoints.TimePassed())
             self._tell_all(*self._attempt.loops.time_passed(now_ms))
         self._report.update(now_ms, self._machine, self._attempt)
         return self._idle_ms(now_ms)
@@ -428,3 +430,7 @@ class JobManager:
 
     def _attempt_id(self) -> AttemptId:
         return AttemptId(0) if self._attempt is None else self._attempt.id
+
+
+def _is_due(deadline_ms: int | None, now_ms: int) -> bool:
+    return deadline_ms is not None and now_ms >= deadline_ms
