@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import obstore
-from obstore.store import ObjectStore
 
 from flowsnap.bucket.remote import client_of
 from flowsnap.bucket.url import ObjectUrl
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
 
 
 class Place(Protocol):

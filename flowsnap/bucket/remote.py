@@ -9,13 +9,16 @@ credential is passed on, stored, or shown: each process asks its own environment
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from obstore.exceptions import BaseError
-from obstore.store import MemoryStore, ObjectStore, from_url
+from obstore.store import MemoryStore, from_url
 
 from flowsnap.bucket.url import MEMORY, ObjectUrl
 from flowsnap.errors import ConfigError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
 
 CONNECT_TIMEOUT_MS = 5_000
 

@@ -69,8 +69,21 @@ def lanes(paths: Sequence[str], count: int) -> list[Split]:
 
 
 def kept_lanes(paths: Sequence[str], known: Sequence[tuple[Split, Any]]) -> list[Split]:
-    """Return the lanes of a job that goes on, which look for files where they are told now."""
+    """Return the lanes of a job that goes on, which look for files where they are told now.
+
+    Raises:
+        ConfigError: what the checkpoint knows are no lanes, or lanes of objects and not of files.
+    """
     found = lanes(paths, 1)[0].payload["paths"]
+    for split, position in known:
+        if "lane" not in split.payload:
+            raise ConfigError(f"{split.id} was read by a source that did not follow").hint(
+                "leave follow out, or give the source that follows another name"
+            )
+        if position is not None and isinstance(position, dict) != is_url(found[0]):
+            raise ConfigError(
+                f"{found[0]} cannot be followed where files of another kind were"
+            ).hint("files and objects are told apart in other ways: give the source another name")
     return [Split(split.id, {**split.payload, "paths": found}) for split, _ in known]
 
 

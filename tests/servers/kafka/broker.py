@@ -47,6 +47,7 @@ SETTINGS = {
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": 500,
     "group.initial.rebalance.delay.ms": 0,
     "log.cleaner.dedupe.buffer.size": 2 << 20,
+    "log.retention.ms": -1,  # Records of 1970 would be deleted, at the next look every 5 minutes.
 }
 
 

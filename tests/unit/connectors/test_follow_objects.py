@@ -242,6 +242,26 @@ def test_lanes_are_kept_and_look_where_they_are_told_now(place: BucketPlace) -> 
     assert first.payload["paths"] == second.payload["paths"] == [place.path]
 
 
+@pytest.mark.parametrize(
+    ("path", "position"),
+    [("s3://b/logs", [["/a", 1, 2, "x"]]), ("/logs", {"done": "", "open": None})],
+)
+def test_job_that_followed_files_does_not_go_on_with_objects(path: str, position: Any) -> None:
+    source = TextFiles(path, follow=True)
+    (lane,) = source.splits(1)
+
+    with pytest.raises(ConfigError, match="cannot be followed where files of another kind were"):
+        source.splits_after(1, [(lane, position)])
+
+
+def test_job_that_did_not_follow_does_not_go_on_following(place: BucketPlace) -> None:
+    place.write("a", b"1\n")
+    known = [(split, 2) for split in TextFiles(place.path).splits(1)]
+
+    with pytest.raises(ConfigError, match="data/a@0 was read by a source that did not follow"):
+        TextFiles(place.path, follow=True).splits_after(1, known)
+
+
 def test_files_and_objects_are_not_followed_together() -> None:
     with pytest.raises(ConfigError, match="cannot be followed by one source"):
         TextFiles(["s3://bucket/logs", "/var/log"], follow=True)

@@ -1,0 +1,203 @@
+"""Two tasks that acknowledge or decline, twice, late or never, in every order there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from flowsnap.core.coordinator import (
+    Abort,
+    Action,
+    CheckpointCoordinator,
+    CheckpointKind,
+    Event,
+    FailAttempt,
+    InjectBarriers,
+    ManifestFailed,
+    ManifestWritten,
+    NotifyComplete,
+    Started,
+    TaskAcknowledged,
+    TaskDeclined,
+    TimePassed,
+    TriggerRequested,
+    Wish,
+    WriteManifest,
+)
+from flowsnap.core.ids import CheckpointId, TaskId
+from flowsnap.core.manifest import TaskSnapshot
+from tests.property.exploration import visit_all
+
+TASKS = (TaskId("a/0"), TaskId("b/0"))
+TIMEOUT_MS, NEVER_MS = 60, 10**9
+ANSWERS = ("acknowledge", "decline")
+
+
+@dataclass
+class Attempt:
+    """The tasks around one coordinator, and what an observer knows of each checkpoint."""
+
+    machine: CheckpointCoordinator
+    wishes: tuple[CheckpointKind, ...]
+    failures_max: int
+    concurrent_max: int
+    now_ms: int = 0
+    answers: dict[tuple[int, str], str] = field(default_factory=dict)  # what a task has said, in all
+    triggered: dict[int, int] = field(default_factory=dict)  # when, of each there ever was
+    parts: dict[int, set[str]] = field(default_factory=dict)
+    fates: dict[int, str] = field(default_factory=dict)
+    writing: int = 0
+    failures: int = 0
+    final: int = 0
+    is_over: bool = False
+
+    @classmethod
+    def of(
+        cls, *wishes: CheckpointKind, failures_max: int = 1, concurrent_max: int = 1
+    ) -> Attempt:
+        machine = CheckpointCoordinator(
+            TASKS,
+            next_id=CheckpointId(1),
+            interval_ms=NEVER_MS,
+            timeout_ms=TIMEOUT_MS,
+            pause_ms_min=0,
+            failures_max=failures_max,
+            concurrent_max=concurrent_max,
+        )
+        assert machine.handle(Started(), 0) == []
+        return cls(machine, wishes, failures_max, concurrent_max)
+
+    # --- what may happen
+
+    def moves(self) -> list[tuple[Any, ...]]:
+        moves: list[tuple[Any, ...]] = [("want",)] * bool(self.wishes)
+        for id_ in self.triggered:
+            for task in TASKS:
+                said = self.answers.get((id_, task), "")
+                moves += [("say", id_, task, what) for what in ANSWERS if said in ("", what)]
+        if any(self.is_missing(id_) for id_ in self.under_way):
+            moves.append(("expire",))
+        return moves + [(end,) for end in ("written", "failed") if self.writing]
+
+    def make(self, move: tuple[Any, ...]) -> list[str]:
+        event, expected = getattr(self, f"{move[0]}")(*move[1:])
+        actions = self.machine.handle(event, self.now_ms)
+        self.machine.check()
+        triggers = [action for action in actions if isinstance(action, InjectBarriers)]
+        rest = [action for action in actions if not isinstance(action, InjectBarriers)]
+        assert [said(action) for action in rest] == expected
+        for trigger in triggers:
+            self.trigger(trigger)
+        return [f"{move[0]}: {name}" for name, _ in map(said, actions)] or ["nothing"]
+
+    def want(self) -> tuple[Event, list[tuple[str, int]]]:
+        kind, *rest = self.wishes
+        self.wishes = tuple(rest)
+        return TriggerRequested(Wish(kind)), []
+
+    def say(self, id_: int, task: TaskId, what: str) -> tuple[Event, list[tuple[str, int]]]:
+        known = self.answers.get((id_, task), "")
+        self.answers[id_, task] = what if not known else what + ", twice"
+        is_first = id_ in self.under_way and task not in self.parts[id_]
+        if what == "decline":
+            reason = TaskDeclined(CheckpointId(id_), task, "full")
+            return reason, self.fail(id_) if is_first and not self.is_over else []
+        snapshot = TaskSnapshot(task, (), id_)
+        event = TaskAcknowledged(CheckpointId(id_), snapshot)
+        return event, self.take_part(id_, task) if is_first and not self.is_over else []
+
+    def expire(self) -> tuple[Event, list[tuple[str, int]]]:
+        late = min(self.triggered[id_] for id_ in self.under_way if self.is_missing(id_))
+        deadline_ms = late + TIMEOUT_MS
+        assert self.is_over or self.machine.next_deadline_ms() == deadline_ms
+        self.now_ms = deadline_ms
+        expected: list[tuple[str, int]] = []
+        for id_ in self.under_way:
+            is_late = self.triggered[id_] + TIMEOUT_MS <= self.now_ms
+            if is_late and self.is_missing(id_) and not self.is_over:
+                expected += self.fail(id_)
+        return TimePassed(), expected
+
+    def written(self) -> tuple[Event, list[tuple[str, int]]]:
+        done, self.writing, self.failures = self.writing, 0, 0
+        self.fates[done] = "complete"
+        self.is_over = done == self.final
+        return ManifestWritten(CheckpointId(done)), [("notify", done), *self.write()]
+
+    def failed(self) -> tuple[Event, list[tuple[str, int]]]:
+        lost, self.writing = self.writing, 0
+        expected = self.fail(lost)
+        return ManifestFailed(CheckpointId(lost), "full"), expected + self.write()
+
+    # --- what must follow
+
+    def trigger(self, action: InjectBarriers) -> None:
+        id_ = action.checkpoint_id
+        assert id_ == len(self.triggered) + 1, "ids go up one by one"
+        assert len(self.under_way) < self.concurrent_max
+        assert not self.is_over
+        assert not self.final, "something comes after the final checkpoint"
+        self.triggered[id_], self.parts[id_] = self.now_ms, set()
+        self.final = id_ if action.wish.is_final else 0
+
+    def take_part(self, id_: int, task: str) -> list[tuple[str, int]]:
+        """A checkpoint that all have acknowledged overtakes older ones that lack somebody."""
+        self.parts[id_].add(task)
+        if self.is_missing(id_):
+            return []
+        older = [one for one in self.under_way if one < id_ and self.is_missing(one)]
+        self.fates.update(dict.fromkeys(older, "aborted"))
+        return [("abort", one) for one in older] + self.write()
+
+    def write(self) -> list[tuple[str, int]]:
+        """One manifest is written at a time, the oldest first."""
+        ready = [id_ for id_ in self.under_way if not self.is_missing(id_)]
+        if self.writing or not ready or self.is_over:
+            return []
+        self.writing = ready[0]
+        return [("write", ready[0])]
+
+    def fail(self, id_: int) -> list[tuple[str, int]]:
+        """Too many failures in a row, or that of the final one, end the attempt with all others."""
+        self.fates[id_] = "aborted"
+        self.failures += 1
+        if id_ != self.final and self.failures <= self.failures_max:
+            return [("abort", id_)]
+        self.is_over = True
+        others = [one for one in self.under_way if one != self.writing]
+        self.fates.update(dict.fromkeys(others, "aborted"))
+        return [*(("abort", one) for one in (id_, *others)), ("fail", 0)]
+
+    @property
+    def under_way(self) -> list[int]:
+        return [id_ for id_ in self.triggered if id_ not in self.fates]
+
+    def is_missing(self, id_: int) -> bool:
+        return len(self.parts[id_]) < len(TASKS)
+
+    def check_end(self) -> None:
+        """Each checkpoint is complete or aborted, and whatever was wanted has been tried."""
+        assert self.under_way == []
+        assert self.machine.pending is None
+        assert self.machine.next_deadline_ms() in (None, self.machine._due_ms)
+        assert self.is_over or len(self.triggered) > 0
+
+
+def said(action: Action) -> tuple[str, int]:
+    """Return an action as a word and the checkpoint it is about."""
+    match action:
+        case InjectBarriers(id_):
+            return "inject", id_
+        case WriteManifest(id_, snapshots=snapshots):
+            assert snapshots == tuple(TaskSnapshot(task, (), id_) for task in TASKS)
+            return "write", id_
+        case NotifyComplete(id_):
+            return "notify", id_
+        case Abort(id_):
+            return "abort", id_
+        case FailAttempt():
+            return "fail", 0
+        case _:
+            raise AssertionError(f"nobody asked for {action}")
