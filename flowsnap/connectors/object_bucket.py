@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -42,6 +43,7 @@ UPLOAD_BYTES = 8 * 2**20
 UPLOADS_MAX = 9_000
 UPLOADS_AT_ONCE = 4
 
+AZURE = "az"
 TRIES_MAX = 8
 """How often a request is made before its failure is one of the job."""
 
@@ -163,30 +165,46 @@ class Bucket:
         """Store a file that is read from its beginning; it is seen whole, or not at all."""
 
         def once() -> None:
-            file.seek(0)
             with self._there():
-                obstore.put(
-                    self._remote,
-                    key,
-                    file,
-                    chunk_size=max(UPLOAD_BYTES, size_bytes // UPLOADS_MAX + 1),
-                    use_multipart=size_bytes > UPLOAD_BYTES,
-                    max_concurrency=UPLOADS_AT_ONCE,
-                )
+                self._put(key, file, size_bytes)
 
         self._run(f"cannot store {self.url_of(key)}", once, is_definite=False)
 
     def copy(self, key: str, target: str) -> bool:
-        """Copy an object within the service, over what is there; False: there is none to copy."""
+        """Copy an object within the service, over what is there; False: there is none to copy.
+
+        Azure may answer before a copy is done, and obstore does not tell: there it is read and
+        written anew.
+        """
 
         def once() -> bool:
             try:
-                obstore.copy(self._remote, key, target)
+                if self._root.scheme == AZURE:
+                    self._copy_through_here(key, target)
+                else:
+                    obstore.copy(self._remote, key, target)
             except FileNotFoundError:
                 return False
             return True
 
         return self._run(f"cannot copy {self.url_of(key)} to {target}", once, is_definite=False)
+
+    def _put(self, key: str, file: IO[bytes], size_bytes: int) -> None:
+        file.seek(0)
+        obstore.put(
+            self._remote,
+            key,
+            file,
+            chunk_size=max(UPLOAD_BYTES, size_bytes // UPLOADS_MAX + 1),
+            use_multipart=size_bytes > UPLOAD_BYTES,
+            max_concurrency=UPLOADS_AT_ONCE,
+        )
+
+    def _copy_through_here(self, key: str, target: str) -> None:
+        with tempfile.TemporaryFile(prefix="flowsnap-") as file:
+            for piece in obstore.get(self._remote, key).stream():
+                file.write(piece)
+            self._put(target, file, file.tell())
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, some of which may be gone already; several in one request, if it can."""

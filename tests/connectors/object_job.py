@@ -1,13 +1,20 @@
-"""A job whose files are all in a bucket: lines in, the running counts by word out."""
+"""A job whose files are all in a bucket: lines in, the running counts by word out; and its run."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
 
 from flowsnap import Pipeline
 from flowsnap.connectors import JsonLinesFiles, TextFiles
+from tests.acceptance.processes import flat
+from tests.places import BucketPlace
+
+WORDS = [f"word-{number % 61}" for number in range(20_000)]
 
 
 def pipeline(source: str, output: str) -> Pipeline:
@@ -22,7 +29,31 @@ def pipeline(source: str, output: str) -> Pipeline:
     return p
 
 
-def expected(words: Iterable[str]) -> list[tuple[Any, ...]]:
-    """Return what the job writes for words, sorted: each of their counts on its way up."""
-    totals = Counter(words)
-    return sorted((word, n) for word, total in totals.items() for n in range(1, total + 1))
+def run(place: BucketPlace, state_dir: Path, **environment: str) -> str:
+    """Write the input, run the job to its end on two workers, and return what it printed."""
+    for part in range(4):
+        place.write(f"in/{part}.txt", "\n".join(WORDS[part::4]).encode())
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-m", "flowsnap.cli.main", "run", f"{__file__}:pipeline"),
+            *("--arg", f"source={place.path}/in/*.txt", "--arg", f"output={place.path}/out"),
+            *("--state-dir", str(state_dir), "--workers", "2", "--checkpoint-interval", "100ms"),
+        ],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return flat(finished.stdout + finished.stderr)
+
+
+def assert_exactly_once(place: BucketPlace) -> None:
+    """Check that each count of each word, on its way up, is in the output once."""
+    names = [name for name in place.names() if name.startswith("out/")]
+    counted = [json.loads(line) for name in names for line in place.read(name).splitlines()]
+    totals = Counter(WORDS)
+    expected = [(word, n) for word, total in totals.items() for n in range(1, total + 1)]
+    assert sorted(map(tuple, counted)) == sorted(expected)
+    assert [name for name in names if "/." in name] == []

@@ -6,8 +6,6 @@ import gzip
 import io
 import json
 import os
-import subprocess
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -25,7 +23,6 @@ from flowsnap.core.element import Batch
 from flowsnap.core.ids import CheckpointId
 from flowsnap.core.operator import Source
 from flowsnap.errors import ConfigError, StorageError
-from tests.acceptance.processes import flat
 from tests.connectors import object_job
 from tests.contract.sinks import Job
 from tests.contract.test_source import drain
@@ -255,36 +252,11 @@ def test_large_part_is_uploaded_in_several_requests_and_copied_whole(
 # --- whole jobs ----------------------------------------------------------------------------------
 
 
-def run(place: BucketPlace, tmp_path: Path, **environment: str) -> str:
-    """Run the job to its end, and return what it printed."""
-    finished = subprocess.run(
-        [
-            *(sys.executable, "-m", "flowsnap.cli.main", "run", f"{object_job.__file__}:pipeline"),
-            *("--arg", f"source={place.path}/in/*.txt", "--arg", f"output={place.path}/out"),
-            *("--state-dir", str(tmp_path), "--workers", "2", "--checkpoint-interval", "100ms"),
-        ],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=90,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    return flat(finished.stdout + finished.stderr)
-
-
 @pytest.mark.parametrize("point", ["sink.prepared", "sink.commit_called", "sink.committed"])
 def test_worker_that_is_killed_between_bucket_and_bucket_loses_and_doubles_nothing(
     place: BucketPlace, tmp_path: Path, point: str
 ) -> None:
-    words = [f"word-{number % 61}" for number in range(20_000)]
-    for part in range(4):
-        place.write(f"in/{part}.txt", "\n".join(words[part::4]).encode())
-
-    text = run(place, tmp_path, FLOWSNAP_FAILPOINTS=f"{point}=kill@2,worker=1")
+    text = object_job.run(place, tmp_path, FLOWSNAP_FAILPOINTS=f"{point}=kill@2,worker=1")
 
     assert "1 failure survived" in text
-    names = [name for name in place.names() if name.startswith("out/")]
-    counted = [json.loads(line) for name in names for line in place.read(name).splitlines()]
-    assert sorted(map(tuple, counted)) == object_job.expected(words)
-    assert [name for name in names if "/." in name] == []
+    object_job.assert_exactly_once(place)

@@ -1,4 +1,4 @@
-"""A whole job whose checkpoints are in a container of Azure's emulator."""
+"""Whole jobs whose checkpoints, or whose files, are in a container of Azure's emulator."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from flowsnap.cli.main import invoke
 from flowsnap.storage import keeping
 from tests.acceptance.jobs import assert_exactly_once
 from tests.acceptance.processes import until
+from tests.connectors import object_job
+from tests.places import BucketPlace
 from tests.servers.azure import KEY, Server
 from tests.storage.conftest import Start
 from tests.storage.test_job_on_s3 import COUNT, SLOWLY, completed, finish
@@ -20,11 +22,16 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def place(azure: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def container(azure: Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in azure.environment().items():
         monkeypatch.setenv(name, value)
+    return azure.new_container()
+
+
+@pytest.fixture
+def place(container: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("FLOWSNAP_WORK_DIR", str(tmp_path / "work"))
-    return f"az://{azure.new_container()}/state"
+    return f"az://{container}/state"
 
 
 def test_job_that_was_killed_goes_on_from_azure_and_leaves_a_savepoint_there(
@@ -44,3 +51,14 @@ def test_job_that_was_killed_goes_on_from_azure_and_leaves_a_savepoint_there(
     assert_exactly_once(tmp_path / "out", COUNT)
     assert invoke(["verify", kept]) == invoke(["verify", "--state-dir", place]) == 0
     assert keeping.find(ObjectUrl.parse(kept)).manifest.kind == "savepoint"
+
+
+def test_worker_that_is_killed_between_containers_loses_and_doubles_nothing(
+    azure: Server, container: str, tmp_path: Path
+) -> None:
+    files = BucketPlace(f"az://{container}/data", azure.remote(container))
+
+    text = object_job.run(files, tmp_path, FLOWSNAP_FAILPOINTS="sink.commit_called=kill@2,worker=1")
+
+    assert "1 failure survived" in text
+    object_job.assert_exactly_once(files)
