@@ -17,10 +17,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.generated import Part
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
 FIGURES = Path(__file__).with_name("reliability.json")
-BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
 
 FAULTS: dict[str, str] = {
     "F1": "`kill -9` of a worker, at each step of the protocol",
@@ -227,17 +228,7 @@ ADDED_UP = ("crashes", "seeds", "flips", "cuts of files", "cuts", "frames droppe
 """What is comparable over tests, in the order it is told."""
 
 
-def page(text: str, generated: str) -> str:
-    """Return the page's text with the generated part in its place.
-
-    Raises:
-        ValueError: the page has no place for it.
-    """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{PAGE.name} has no part between {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{generated}\n{END}{after}"
+page = Part(PAGE.name, "<!-- faults -->", "<!-- /faults -->").put
 
 
 def main(arguments: list[str]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from flowsnap.errors import ConfigError, FlowsnapError, OutputRefused, StoreUnav
 
 try:
     from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
-    from confluent_kafka.admin import AdminClient
+    from confluent_kafka.admin import AdminClient, TopicMetadata
 except ImportError as error:
     error.add_note("the Kafka connector needs confluent-kafka: pip install 'flowsnap[kafka]'")
     raise
@@ -52,6 +52,9 @@ LOG.addFilter(Once())
 REQUEST_S = 15.0
 """How long a broker may take over a question before it counts as away."""
 
+FIRST_S = 0.1
+"""After how long it is looked first whether a broker that has not answered has refused us."""
+
 _SECRET = re.compile(
     r"password|secret|token|credential|\.key\.pem$|oauthbearer\.config|basic\.auth\.user\.info"
 )
@@ -66,6 +69,7 @@ _DENIED = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
     KafkaError.UNSUPPORTED_SASL_MECHANISM,
 }
+_UNANSWERED = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT}
 _REFUSED = _DENIED | {
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
@@ -144,13 +148,38 @@ class ClientSettings:
         with self._checked():
             return Producer(self._config(defaults, fixed), logger=LOG)
 
-    def admin(self) -> AdminClient:
+    def admin(self, **fixed: Any) -> AdminClient:
         """Return a client for questions; what only consumers and producers know is left out."""
         named = re.compile(
-            r"bootstrap|security|sasl|ssl|socket|broker|client|reconnect|enable\.ssl"
+            r"bootstrap|security|sasl|ssl|socket|broker|client|reconnect|enable\.ssl|oauth_cb"
         )
+        settings = {name: value for name, value in self._all.items() if named.match(name)}
         with self._checked():
-            return AdminClient({k: v for k, v in self._all.items() if named.match(k)}, logger=LOG)
+            return AdminClient({**settings, **fixed}, logger=LOG)
+
+    def topic(self, name: str, timeout_s: float) -> TopicMetadata:
+        """Return what the brokers know of a topic; the first question of a submission.
+
+        The client would try to log in for as long as it is let. Whoever is refused is told at once.
+
+        Raises:
+            ConfigError: a broker does not let us in, or is not who it says; or none answers.
+        """
+        told: list[KafkaError] = []
+        admin = self.admin(error_cb=told.append)
+        deadline_s, wait_s = time.monotonic() + timeout_s, FIRST_S
+        with self.submitting(f"asking for topic {name!r}", told):
+            while True:
+                left_s = max(deadline_s - time.monotonic(), 0)
+                try:
+                    return admin.list_topics(name, timeout=min(wait_s, left_s)).topics[name]
+                except KafkaException as error:
+                    admin.poll(0)  # It says now why there was no answer.
+                    inner = cause(error)
+                    is_final = inner is None or inner.code() not in _UNANSWERED
+                    if is_final or left_s <= wait_s or any(map(_is_hopeless, told)):
+                        raise
+                wait_s *= 2  # Each asks anew: a broker far away needs the time to answer one.
 
     def _config(self, defaults: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
         return {**defaults, **self._all, **fixed}
@@ -166,12 +195,16 @@ class ClientSettings:
             ).hint("settings are those of librdkafka: see its CONFIGURATION.md") from None
 
     @contextmanager
-    def submitting(self, action: str) -> Iterator[None]:
-        """Turn what the client raises while a job is submitted into a ConfigError."""
+    def submitting(self, action: str, told: Sequence[KafkaError] = ()) -> Iterator[None]:
+        """Turn what the client raises while a job is submitted into a ConfigError.
+
+        ``told`` is what the client has told meanwhile: of that, the reason for a missing answer.
+        """
         try:
             yield
         except KafkaException as error:
-            raise ConfigError(f"{action} at {self.servers} failed: {self.hide(said(error))}").hint(
+            reason = _reason(told) or said(error)
+            raise ConfigError(f"{action} at {self.servers} failed: {self.hide(reason)}").hint(
                 "is the broker there, and does it let this user in?"
             ) from error
 
@@ -191,6 +224,20 @@ def cause(error: BaseException) -> KafkaError | None:
 def is_denied(error: KafkaError) -> bool:
     """Return whether the broker does not let us do it, however often we ask."""
     return error.code() in _DENIED
+
+
+def _is_hopeless(error: KafkaError) -> bool:
+    """Return whether who submits a job need not wait any longer: it would be the same answer."""
+    is_impostor = error.code() == KafkaError._SSL and "certificate verify failed" in error.str()
+    return is_denied(error) or is_impostor
+
+
+def _reason(told: Sequence[KafkaError]) -> str | None:
+    """Return the most telling of some errors of the client: the last, or one that is final."""
+    telling = [error for error in told if error.code() != KafkaError._ALL_BROKERS_DOWN]
+    if not telling:
+        return None
+    return str(next(filter(_is_hopeless, telling), telling[-1]).str())
 
 
 def write_error(action: str, error: KafkaError) -> FlowsnapError:

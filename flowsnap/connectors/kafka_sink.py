@@ -112,9 +112,7 @@ class KafkaSink(EpochLogSink):
     def on_submit(self, submission: Submission) -> None:
         """Check that the topic is there, and make the marker topic."""
         super().on_submit(submission)
-        with self.settings.submitting(f"asking for topic {self.topic!r}"):
-            found = self.settings.admin().list_topics(self.topic, timeout=REQUEST_S)
-        error = found.topics[self.topic].error
+        error = self.settings.topic(self.topic, REQUEST_S).error
         if error is not None:
             raise ConfigError(f"topic {self.topic!r} cannot be written: {error.str()}").hint(
                 "make the topic first, with as many partitions as it is to have"

@@ -111,6 +111,7 @@ class TopicQuery:
     ) -> list[Split]:
         fixed = {"group.id": self._group or "flowsnap", "isolation.level": self._isolation}
         found: list[Split] = []
+        self._settings.topic(topics[0], REQUEST_S)
         with closing(self._settings.consumer({}, fixed)) as consumer:
             for topic in topics:
                 with self._settings.submitting(f"asking for topic {topic!r}"):

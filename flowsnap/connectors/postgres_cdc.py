@@ -11,19 +11,23 @@ asks for again is there. In the meantime, and while the job is down, the server 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from contextlib import closing
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 
 from flowsnap.config import Duration, duration_ms
+from flowsnap.connectors.dead_letters import DEAD_LETTER, DeadLetter, OnError, check_on_error
+from flowsnap.connectors.options import check_options
 from flowsnap.connectors.patience import Patience
 from flowsnap.connectors.postgres_ranges import Ranges
+from flowsnap.connectors.postgres_rows import ChangeRows, check_columns, types_by_table
 from flowsnap.connectors.postgres_session import Connection, Dsn
+from flowsnap.connectors.postgres_shape import shape_of
 from flowsnap.connectors.postgres_snapshot import SnapshotReader
 from flowsnap.connectors.postgres_stream import StreamReader
-from flowsnap.connectors.postgres_tables import Change, Tables, find_tables
+from flowsnap.connectors.postgres_tables import Change, Table, Tables, find_tables
 from flowsnap.connectors.postgres_wire import Wire
 from flowsnap.connectors.table import quoted
 from flowsnap.core.element import Batch
@@ -41,6 +45,15 @@ _PUBLISHED = (
 )
 
 
+class ChangesOptions(TypedDict, total=False):
+    """What else a PostgresChanges can be told; see there."""
+
+    publication: str | None
+    snapshot: bool
+    on_error: OnError
+    retry_timeout: Duration
+
+
 class PostgresChanges(Source):
     """The rows of some tables, and every change of them from then on, as ``Change``: each once.
 
@@ -49,6 +62,13 @@ class PostgresChanges(Source):
     by default called like the slot; it is made if it is missing. With ``snapshot=False`` only
     changes come. The tables need a primary key; what an update or delete tells of the former row is
     its key, or all of it with ``alter table ... replica identity full``.
+
+    With ``type`` the rows in a Change are records: Structs, dataclasses, TypedDicts or pydantic
+    models. Of several tables, it may be a mapping of their names to types; those that it leaves out
+    give dicts. ``before`` is a record where the log holds all of the former row, else a dict of its
+    key. Where the log leaves out a value that an update has not touched, and the type has a field
+    for it, the change does not parse, unless the field's default is ``msgspec.UNSET``.
+    ``on_error="dead-letter"``: what does not parse leaves by the side output of that name.
 
     One split, since the log is one. While the server is away it is asked again with back-off, for
     ``retry_timeout``; then the attempt fails. The server needs ``wal_level = logical``, the user
@@ -68,10 +88,10 @@ class PostgresChanges(Source):
         tables: str | Sequence[str],
         *,
         slot: str,
-        publication: str | None = None,
-        snapshot: bool = True,
-        retry_timeout: Duration = "60s",
+        type: Any = Any,
+        **options: Unpack[ChangesOptions],
     ) -> None:
+        check_options("PostgresChanges", options, ChangesOptions)
         if not isinstance(slot, str) or _SLOT.fullmatch(slot) is None:
             raise ConfigError(f"slot: {slot!r} is not the name of a slot").hint(
                 "up to 63 lower-case letters, digits and underscores"
@@ -81,24 +101,45 @@ class PostgresChanges(Source):
         if not self.tables:
             raise ConfigError("tables: there is none")
         self.slot = slot
-        self.publication = publication or slot
-        self.snapshot = snapshot
-        self.retry_timeout_ms = duration_ms(retry_timeout, "retry_timeout")
+        self.type = type
+        for one in type.values() if isinstance(type, Mapping) else [type]:
+            shape_of(one)
+        self.has_dead_letters = check_on_error(options.get("on_error", "fail")) == DEAD_LETTER
+        self.publication = options.get("publication") or slot
+        self.snapshot = options.get("snapshot", True)
+        self.retry_timeout_ms = duration_ms(options.get("retry_timeout", "60s"), "retry_timeout")
 
     def splits(self, parallelism: int) -> list[Split]:
         """Return the one split, and make the publication.
 
         Raises:
-            ConfigError: a table is missing or has no key, or the server does not replicate.
+            ConfigError: a table is missing, has no key, or not what its type requires; or the
+                server does not replicate.
         """
-        try:
-            with closing(self.dsn.connect()) as db, self.dsn.translated():
-                _check_server(db)
-                tables = find_tables(db, self.tables)
-                self._publish(db, tables)
-        except (StoreUnavailable, OutputRefused) as error:
-            raise ConfigError(f"the source cannot be read: {error}") from error
-        return [Split(self.slot, {"tables": msgspec.to_builtins(tables)})]
+        with self._asked() as db:
+            _check_server(db)
+            tables = find_tables(db, self.tables)
+            self._check_types(tables)
+            self._publish(db, tables)
+        return [_split_of(self.slot, tables)]
+
+    def splits_after(self, parallelism: int, known: Sequence[tuple[Split, Any]]) -> Sequence[Split]:
+        """Return the split of a job that goes on, of the same tables; typed, with today's columns.
+
+        A snapshot that is gone on with would lack a column that a type has got a field for.
+
+        Raises:
+            ConfigError: a table has not what its type requires, or ``type`` names another one.
+        """
+        if not known or self.type is Any:
+            return super().splits_after(parallelism, known)
+        ((split, _),) = known
+        with self._asked() as db:
+            tables = tuple(
+                _as_today(db, table) for table in msgspec.convert(split.payload["tables"], Tables)
+            )
+        self._check_types(tables)
+        return [_split_of(split.id, tables)]
 
     def open_split(self, split: Split, position: Any) -> ChangeReader:
         return ChangeReader(self, msgspec.convert(split.payload["tables"], Tables), position)
@@ -117,6 +158,19 @@ class PostgresChanges(Source):
                 wire.run(f'DROP_REPLICATION_SLOT "{self.slot}" WAIT'.encode())
         with closing(self.dsn.connect()) as db, self.dsn.translated():
             db.execute(f"drop publication if exists {_name(self.publication)}")
+
+    @contextmanager
+    def _asked(self) -> Iterator[Connection]:
+        try:
+            with closing(self.dsn.connect()) as db, self.dsn.translated():
+                yield db
+        except (StoreUnavailable, OutputRefused) as error:
+            raise ConfigError(f"the source cannot be read: {error}") from error
+
+    def _check_types(self, tables: Tables) -> None:
+        types = types_by_table(self.type, tables)
+        for table in tables:
+            check_columns(table.name, types[table.name], table.columns)
 
     def _publish(self, db: Connection, tables: Tables) -> None:
         found = {row[0] for row in db.execute(_PUBLISHED, (self.publication,)).fetchall()}
@@ -139,6 +193,10 @@ class ChangeReader(SplitReader):
     def __init__(self, source: PostgresChanges, tables: Tables, position: Any) -> None:
         self._source = source
         self._tables = tables
+        self._typed: ChangeRows | None = None
+        if source.type is not Any:
+            types = types_by_table(source.type, tables)
+            self._typed = ChangeRows(types, is_kept=source.has_dead_letters)
         self._lsn: int | None = None if position is None else position["lsn"]
         self._skip: int = 0 if position is None else position["skip"]
         plain = {} if position is None else position["read"]
@@ -155,6 +213,7 @@ class ChangeReader(SplitReader):
         Raises:
             StoreUnavailable: the server has been away for ``retry_timeout``.
             RestoreError: the slot no longer keeps what comes next.
+            MalformedInput: a row is not of its type, and dead letters are not wanted.
         """
         if self._patience.wait_ms:
             return Batch([])
@@ -167,7 +226,7 @@ class ChangeReader(SplitReader):
             return Batch([])
         if values or isinstance(self._reader, StreamReader):
             self._patience.succeeded()
-        return Batch(values)
+        return Batch(list(values))
 
     def position(self) -> dict[str, Any] | None:
         self._take_over()
@@ -190,7 +249,7 @@ class ChangeReader(SplitReader):
         if reader is not None:
             reader.close()
 
-    def _read_on(self, limit: int) -> list[Change]:
+    def _read_on(self, limit: int) -> Sequence[Change | DeadLetter]:
         if self._reader is None:
             self._reader = self._open()
         values = self._reader.read(limit)
@@ -209,10 +268,12 @@ class ChangeReader(SplitReader):
             _release_slot(source, is_fresh=True)
         unread = [table for table in self._tables if not self._is_read(table.name)]
         if self._lsn is None or unread:
-            return SnapshotReader(source.dsn, source.slot, unread, self._read, self._lsn)
+            return SnapshotReader(
+                source.dsn, source.slot, unread, self._read, self._lsn, self._typed
+            )
         return StreamReader(
             source.dsn, (source.slot, source.publication), self._tables, self._read,
-            (self._lsn, self._skip),
+            (self._lsn, self._skip), self._typed,
         )  # fmt: skip
 
     def _is_read(self, table: str) -> bool:
@@ -221,6 +282,18 @@ class ChangeReader(SplitReader):
     def _take_over(self) -> None:
         if self._reader is not None:
             self._lsn, self._skip = self._reader.place()
+
+
+def _split_of(id_: str, tables: Tables) -> Split:
+    return Split(id_, {"tables": msgspec.to_builtins(tables)})
+
+
+def _as_today(db: Connection, table: Table) -> Table:
+    """Return a table with the columns that it has now; as it was, where it is there no more."""
+    with suppress(ConfigError):
+        (found,) = find_tables(db, [table.name])
+        return msgspec.structs.replace(table, columns=found.columns)
+    return table
 
 
 def _check_server(db: Connection) -> None:

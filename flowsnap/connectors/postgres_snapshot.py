@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from flowsnap.connectors.dead_letters import DeadLetter
 from flowsnap.connectors.postgres_ranges import Key, Ranges
+from flowsnap.connectors.postgres_rows import ChangeRows
 from flowsnap.connectors.postgres_session import Dsn
 from flowsnap.connectors.postgres_tables import Change, Table, Values
 from flowsnap.connectors.postgres_wire import Answer, Wire, lsn_number
@@ -22,7 +24,7 @@ class SnapshotReader:
 
     With ``lsn`` None the slot is the job's own, and its beginning the place of the source. Else the
     job has a slot, and a former snapshot was broken off: the slot made now is there for its
-    snapshot alone, and gone with its connection.
+    snapshot alone, and gone with its connection. ``typed`` makes records of the rows.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class SnapshotReader:
         unread: Sequence[Table],
         read: Mapping[str, Ranges],
         lsn: int | None,
+        typed: ChangeRows | None = None,
     ) -> None:
         self.is_finished = False
         self._dsn = dsn
@@ -39,6 +42,7 @@ class SnapshotReader:
         self._unread = list(unread)
         self._read = read
         self._lsn = lsn
+        self._typed = typed
         self._values = Values()
         self._snapshot: _Exported | None = None
         self._wire: Wire | None = None
@@ -50,7 +54,7 @@ class SnapshotReader:
             self.close()
             raise
 
-    def read(self, limit: int) -> list[Change]:
+    def read(self, limit: int) -> Sequence[Change | DeadLetter]:
         """Return the next rows, if they have come."""
         if self._snapshot is None and not self._begin():
             return []
@@ -67,7 +71,7 @@ class SnapshotReader:
         found = self._take(answer)
         if found:
             self._fetch(self._wire, limit)  # The server does it while these are processed.
-        return found
+        return found if self._typed is None else self._typed.snapshot(found)
 
     def place(self) -> tuple[int | None, int]:
         """Return where the log is to be read from, once the slot has been made."""

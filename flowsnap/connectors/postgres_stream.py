@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
+from flowsnap.connectors.dead_letters import DeadLetter
 from flowsnap.connectors.pgoutput import (
     UNCHANGED,
     Begin,
@@ -20,6 +21,7 @@ from flowsnap.connectors.pgoutput import (
     decode,
 )
 from flowsnap.connectors.postgres_ranges import Key, Ranges
+from flowsnap.connectors.postgres_rows import ChangeRows
 from flowsnap.connectors.postgres_session import Dsn
 from flowsnap.connectors.postgres_tables import Change, Table, Tables, Values
 from flowsnap.connectors.postgres_wire import Alive, Wire, lsn_number, lsn_text
@@ -39,7 +41,7 @@ class StreamReader:
     """Reads the log through a slot, from ``place``: an LSN, and how many changes from there on.
 
     ``named`` are the slot and the publication. What the snapshots in ``read`` hold already is left
-    out; a table is taken out of ``read`` when that is all over.
+    out; a table is taken out of ``read`` when that is all over. ``typed`` makes records of rows.
 
     Raises:
         RestoreError: the slot does not keep the log from there on.
@@ -52,10 +54,12 @@ class StreamReader:
         tables: Tables,
         read: dict[str, Ranges],
         place: tuple[int, int],
+        typed: ChangeRows | None = None,
     ) -> None:
         slot, publication = named
         self._lsn, self._skip = place
         self._read = read
+        self._typed = typed
         self._tables = {table.name: table for table in tables}
         self._values = Values()
         self._relations: dict[int, Relation] = {}
@@ -72,9 +76,13 @@ class StreamReader:
             self.close()
             raise
 
-    def read(self, limit: int) -> list[Change]:
-        """Return about ``limit`` changes, or as many as have come."""
-        found: list[Change] = []
+    def read(self, limit: int) -> Sequence[Change | DeadLetter]:
+        """Return about ``limit`` changes, or as many as have come.
+
+        Raises:
+            MalformedInput: a row is not of its type, and dead letters are not wanted.
+        """
+        found: list[Change | DeadLetter] = []
         wants_reply = False
         while len(found) < limit and (message := self._wire.receive()) is not None:
             if isinstance(message, Alive):
@@ -111,7 +119,7 @@ class StreamReader:
             # Nothing of ours is before it: without this a slot would keep the log of others.
             self._lsn, self._skip = message.lsn, 0
 
-    def _take(self, data: bytes) -> list[Change]:
+    def _take(self, data: bytes) -> Sequence[Change | DeadLetter]:
         match decode(data):
             case Begin() as begin:
                 self._begin, self._seen = begin, 0
@@ -128,7 +136,7 @@ class StreamReader:
                 pass
         return []
 
-    def _count(self, change: RowChange) -> list[Change]:
+    def _count(self, change: RowChange) -> Sequence[Change | DeadLetter]:
         self._seen += 1
         if self._seen <= self._skip:
             return []  # Given out before the restart, which was within this transaction.
@@ -142,7 +150,11 @@ class StreamReader:
             raise PeerProtocolError(f"a change of relation {change.relation_oid} came unannounced")
         table = self._tables.get(f"{relation.schema}.{relation.name}")
         made = None if table is None else self._changed(change, relation, table)
-        return [] if made is None else [made]
+        if made is None:
+            return []
+        if self._typed is None:
+            return [made]
+        return [self._typed.change(made, [column.name for column in relation.columns])]
 
     def _changed(
         self, change: Insert | Update | Delete, relation: Relation, table: Table

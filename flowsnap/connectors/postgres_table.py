@@ -14,14 +14,19 @@ time of the client, nor for rows that are updated: for those take ``PostgresChan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from flowsnap.config import Duration, duration_ms
+from flowsnap.connectors.dead_letters import DEAD_LETTER, OnError, check_on_error
+from flowsnap.connectors.options import check_options
 from flowsnap.connectors.patience import Patience
+from flowsnap.connectors.postgres_rows import TableRows, check_columns
 from flowsnap.connectors.postgres_session import Connection, Dsn
+from flowsnap.connectors.postgres_shape import shape_of
 from flowsnap.connectors.postgres_tables import Values
 from flowsnap.connectors.postgres_wire import Answer, Wire
 from flowsnap.connectors.table import quoted
@@ -54,13 +59,26 @@ _WRITERS = """
 """
 
 
-class PostgresTable(Source):
-    """The rows of a table that is added to, as dicts, in the order of ``by``: each once.
+class TableOptions(TypedDict, total=False):
+    """What else a PostgresTable can be told; see there."""
 
-    ``by`` is a column, or several, that grow with every row and that a unique index is on.
-    ``columns`` are what is read, by default all. ``bounded``: up to what is there when the job is
-    submitted; else the table is asked for more every ``poll_interval``. While the server is away it
-    is asked again with back-off, for ``retry_timeout``; then the attempt fails.
+    columns: Sequence[str]
+    bounded: bool
+    on_error: OnError
+    poll_interval: Duration
+    retry_timeout: Duration
+
+
+class PostgresTable(Source):
+    """The rows of a table that is added to, in the order of ``by``: each once.
+
+    ``by`` is a column, or several, that grow with every row and that a unique index is on. A record
+    is a dict by column, or a ``type``: a Struct, a dataclass, a TypedDict or a pydantic model.
+    ``on_error="dead-letter"``: what is not of the type leaves by the side output of that name.
+    ``columns`` are what is read, by default the fields of ``type``, or all. ``bounded``: up to what
+    is there when the job is submitted; else the table is asked for more every ``poll_interval``.
+    While the server is away it is asked again with back-off, for ``retry_timeout``; then the
+    attempt fails.
 
     Raises:
         ConfigError: a setting is wrong, or psycopg is not installed.
@@ -74,17 +92,20 @@ class PostgresTable(Source):
         table: str,
         *,
         by: str | Sequence[str],
-        columns: Sequence[str] = (),
-        bounded: bool = False,
-        poll_interval: Duration = "1s",
+        type: Any = Any,
+        **options: Unpack[TableOptions],
     ) -> None:
+        check_options("PostgresTable", options, TableOptions)
         self.dsn = Dsn(dsn)
         self.table = table
         self.by = (by,) if isinstance(by, str) else tuple(by)
-        self.columns = tuple(columns)
-        self.bounded = bounded
-        self.poll_interval_ms = duration_ms(poll_interval, "poll_interval")
-        self.retry_timeout_ms = 60_000
+        self.type = type
+        self.shape = shape_of(type)
+        self.has_dead_letters = check_on_error(options.get("on_error", "fail")) == DEAD_LETTER
+        self.columns = tuple(options.get("columns", ()))
+        self.bounded = options.get("bounded", False)
+        self.poll_interval_ms = duration_ms(options.get("poll_interval", "1s"), "poll_interval")
+        self.retry_timeout_ms = duration_ms(options.get("retry_timeout", "60s"), "retry_timeout")
         if not self.by:
             raise ConfigError("by: no column is named")
 
@@ -92,15 +113,27 @@ class PostgresTable(Source):
         """Return one split, the table; with its end, where it is bounded.
 
         Raises:
-            ConfigError: the table is missing, or ``by`` is not unique in it.
+            ConfigError: the table is missing, or has not what the type requires, or ``by`` is not
+                unique in it.
         """
-        try:
-            with closing(self.dsn.connect()) as db, self.dsn.translated():
-                columns = self._checked(db)
-                end = self._end(db) if self.bounded else None
-        except (StoreUnavailable, OutputRefused) as error:
-            raise ConfigError(f"{self.table} cannot be read: {error}") from error
+        with self._asked() as db:
+            columns = self._checked(db)
+            end = self._end(db) if self.bounded else None
         return [Split(self.table, {"columns": columns, "end": end})]
+
+    def splits_after(self, parallelism: int, known: Sequence[tuple[Split, Any]]) -> Sequence[Split]:
+        """Return the split of a job that goes on, up to its end; with the columns of its type now.
+
+        Raises:
+            ConfigError: as for ``splits``.
+        """
+        if not known or self.type is Any:
+            return super().splits_after(parallelism, known)
+        with self._asked() as db:
+            columns = self._checked(db)
+        return [
+            Split(split.id, {**split.payload, "columns": columns}, split.size) for split, _ in known
+        ]
 
     def open_split(self, split: Split, position: Any) -> TableReader:
         return TableReader(self, split, position)
@@ -112,6 +145,14 @@ class PostgresTable(Source):
     def order(self, direction: str) -> str:
         """Return how rows are ordered."""
         return ", ".join(f"{quoted(name)} {direction}" for name in self.by)
+
+    @contextmanager
+    def _asked(self) -> Iterator[Connection]:
+        try:
+            with closing(self.dsn.connect()) as db, self.dsn.translated():
+                yield db
+        except (StoreUnavailable, OutputRefused) as error:
+            raise ConfigError(f"{self.table} cannot be read: {error}") from error
 
     def _checked(self, db: Connection) -> list[str]:
         name = quoted(self.table)
@@ -129,7 +170,10 @@ class PostgresTable(Source):
                 "rows of the same number could be lost: make it the primary key, or add the "
                 "primary key to by"
             )
-        return list(self.columns or columns)
+        fields = self.shape.columns
+        read = self.columns or [name for name in columns if fields is None or name in fields]
+        check_columns(self.table, self.type, read)
+        return list(read)
 
     def _end(self, db: Connection) -> list[str]:
         query = f"select {self.places()} from {quoted(self.table)} order by {self.order('desc')}"
@@ -152,6 +196,9 @@ class TableReader(SplitReader):
         self._noted: Place | None = None  # up to where, once those who write have ended
         self._writers: frozenset[str] | None = None
         self._values = Values()
+        self._typed: TableRows | None = None
+        if source.type is not Any:
+            self._typed = TableRows(source.table, source.type, is_kept=source.has_dead_letters)
         self._wire: Wire | None = None
         self._question = ""
         self._limit = 0  # of the question for rows
@@ -162,7 +209,8 @@ class TableReader(SplitReader):
         """Return the next rows; None at the end, if there is one.
 
         Raises:
-            StoreUnavailable: the server has been away for a minute.
+            StoreUnavailable: the server has been away for ``retry_timeout``.
+            MalformedInput: a row is not of the type, and dead letters are not wanted.
         """
         if self._end is not None and (self._last or ()) == self._end:
             return None
@@ -189,7 +237,7 @@ class TableReader(SplitReader):
         if wire is not None:
             wire.close()
 
-    def _read_on(self, limit: int) -> list[dict[str, Any]]:
+    def _read_on(self, limit: int) -> list[Any]:
         if self._wire is None:
             self._wire = Wire(self._source.dsn, replication=False)
             self._wire.run(BY_INDEX)
@@ -201,7 +249,7 @@ class TableReader(SplitReader):
             return []
         self._patience.succeeded()
         question, self._question = self._question, ""
-        rows: list[dict[str, Any]] = []
+        rows: list[Any] = []
         if question == "rows":
             rows = self._take_rows(answer)
         else:
@@ -239,16 +287,22 @@ class TableReader(SplitReader):
     def _literals(wire: Wire, place: Place) -> str:
         return ", ".join(wire.literal(part).decode() for part in place)
 
-    def _take_rows(self, answer: Answer) -> list[dict[str, Any]]:
+    def _take_rows(self, answer: Answer) -> list[Any]:
         rows = self._values.rows(answer)
+        found: list[Any] = list(map(dict, map(zip, repeat(self._columns), rows)))
+        if self._typed is not None:
+            found = self._typed.records(found, partial(self._place_of, answer))
         if rows:
-            last = (answer.get_value(len(rows) - 1, column) for column in self._place)
-            self._last = Place((text or b"").decode() for text in last)
+            self._last = self._place_of(answer, len(rows) - 1)
         if len(rows) < self._limit:
             # All that is settled has been read; that the last row was there is known.
             self._last, self._settled = self._settled, None
             self._wait_ms = 0 if rows else self._source.poll_interval_ms
-        return list(map(dict, map(zip, repeat(self._columns), rows)))
+        return found
+
+    def _place_of(self, answer: Answer, row: int) -> Place:
+        values = (answer.get_value(row, column) for column in self._place)
+        return Place((text or b"").decode() for text in values)
 
     def _take_writers(self, answer: Answer) -> None:
         ((writers, *newest),) = self._values.rows(answer)

@@ -36,22 +36,25 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     left out of it, unless the table's replica identity is full. ``before`` is what the log holds of
     the former row: its key where that has changed or the row is gone, or all of it. ``lsn`` tells
     the transaction (its place in the log), ``committed_at_ms`` when it was committed.
+
+    A row is a dict by column, or of the type that its table was given.
     """
 
     op: str
     table: str
-    before: dict[str, Any] | None = None
-    after: dict[str, Any] | None = None
+    before: Any = None
+    after: Any = None
     lsn: int = 0
     committed_at_ms: int | None = None
 
 
 class Table(msgspec.Struct, frozen=True):
-    """A table: its name with its schema, its columns, and those of its primary key."""
+    """A table: its name with its schema, its columns, those of its primary key, its given name."""
 
     name: str
     columns: tuple[str, ...]
     key: tuple[str, ...]
+    given: str = ""
 
 
 Tables = tuple[Table, ...]
@@ -75,7 +78,7 @@ def _find(db: Connection, name: str) -> Table:
         raise ConfigError(f"changes of {name} cannot be told apart").hint(
             "it needs a primary key, and the replica identity default or full"
         )
-    return Table(full_name, tuple(columns), tuple(key))
+    return Table(full_name, tuple(columns), tuple(key), name)
 
 
 class Values:

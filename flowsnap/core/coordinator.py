@@ -491,6 +491,7 @@ class CheckpointCoordinator:
             return [abort]
         others = [Abort(id_, "the attempt ends") for id_ in self._pending if id_ != self._writing]
         self._pending.clear()
+        self._writing = None
         why = f"{self._failures} checkpoints failed in a row, the last one: {reason}"
         if is_final:
             why = f"final checkpoint {checkpoint_id} failed: {reason}"

@@ -29,6 +29,7 @@ from flowsnap.runtime.recovery import Recovery, Wanted
 from flowsnap.runtime.scratch import Scratch
 from flowsnap.runtime.status import JobResult, JobStatus
 from flowsnap.storage import layout
+from flowsnap.storage.job_directory import JobDirectory
 from flowsnap.storage.object_url import StateDir, as_state_dir
 from flowsnap.storage.opening import open_job
 from flowsnap.storage.requests import Mailbox
@@ -309,12 +310,7 @@ def start_job(
     graph = build_execution_graph(definition.graph, config.workers)
     if config.workers:
         pickle_definition(definition)  # what cannot travel is found before anything is touched
-    scratch = Scratch.make()
-    try:
-        directory = open_job(state_dir or scratch.path / "state", definition.graph.name)
-    except BaseException:
-        scratch.remove()
-        raise
+    directory, scratch = _places(state_dir, definition.graph.name)
     recovery = Recovery(directory, definition, scratch.path, restore, allowed)
     mailbox = Mailbox(directory.root / layout.REQUESTS)
     try:
@@ -329,6 +325,20 @@ def start_job(
         raise
     driver.owns(scratch)
     return JobHandle(driver, in_thread=in_thread)
+
+
+def _places(state_dir: StateDir | None, job: str) -> tuple[JobDirectory, Scratch]:
+    """Take the job's directory first: where another job manager has it, nothing else is touched."""
+    with ExitStack() as undo:
+        directory = None
+        if state_dir is not None:
+            directory = open_job(state_dir, job)
+            undo.callback(directory.close)
+        scratch = Scratch.make()
+        undo.callback(scratch.remove)
+        directory = directory or open_job(scratch.path / "state", job)
+        undo.pop_all()
+    return directory, scratch
 
 
 def _driver(

@@ -58,13 +58,23 @@ def remove_left_behind(parent: Path) -> list[Path]:
     One without a lock is left alone: it may be about to get it.
     """
     removed = []
-    for path in sorted(parent.glob(f"{PREFIX}*")):
+    for path in _scratches(parent):
         lock = _abandoned(path)
         if lock is not None:
             shutil.rmtree(path, ignore_errors=True)
             lock.release()
             removed.append(path)
     return removed
+
+
+def _scratches(parent: Path) -> list[Path]:
+    """Return what has our lock in it; a directory for temporary files may be large."""
+    try:
+        with os.scandir(parent) as entries:
+            names = sorted(one.name for one in entries if one.name.startswith(PREFIX))
+    except OSError:
+        return []
+    return [parent / name for name in names if os.path.lexists(f"{parent}/{name}/{LOCK}")]
 
 
 def _abandoned(path: Path) -> OwnerLock | None:

@@ -22,9 +22,9 @@ from flowsnap.errors import FlowsnapError
 from flowsnap.operators.async_map import AsyncMap, Request
 from flowsnap.operators.requests import Requests
 from flowsnap.testing.kit_compare import frozen
-from flowsnap.testing.sink import Transaction, TransactionalSink, TransactionalSystem
+from flowsnap.testing.sink import TransactionalSink, TransactionalSystem
 from flowsnap.testing.sources import Timed, timed_batch
-from flowsnap.testing.steps import Pace, Trouble
+from flowsnap.testing.steps import Pace, PacedReader, Trouble
 from flowsnap.testing.world import Actor, World
 
 Splits = Mapping[str, Sequence[Any]]
@@ -51,35 +51,19 @@ class InputSource(Source):
         return _InputReader(self._splits[split.id], self._pace, self._trouble, position or 0)
 
 
-class _InputReader(SplitReader):
+class _InputReader(PacedReader[Any]):
     def __init__(self, values: Sequence[Any], pace: Pace, trouble: Trouble, position: int) -> None:
-        self._values = values
-        self._pace = pace
+        super().__init__(values, pace, position)
         self._trouble = trouble
-        self._next = self._turn = position
-        self._wait_ms = 0
 
     def read(self, limit: int) -> Batch | None:
-        if self._next >= len(self._values):
-            return None
-        self._trouble.pass_by()
-        count, self._wait_ms = self._pace[self._turn % len(self._pace)]
-        self._turn += 1
-        ahead = self._values[self._next : self._next + min(count, limit)]
+        if self._next < len(self._values):
+            self._trouble.pass_by()
+        return super().read(limit)
+
+    def _batch(self, ahead: Sequence[Any]) -> Batch:
         same = [one for one in ahead if isinstance(one, Timed) is isinstance(ahead[0], Timed)]
-        if len(same) < len(ahead):
-            same = list(ahead[:1])
-        self._next += len(same)
-        return timed_batch(same)
-
-    def position(self) -> int:
-        return self._next
-
-    def progress(self) -> int:
-        return self._next
-
-    def wait_ms(self) -> int:
-        return self._wait_ms
+        return timed_batch(same if len(same) == len(ahead) else list(ahead[:1]))
 
 
 class OwnSink(TransactionalSink):
@@ -130,7 +114,7 @@ class OwnSink(TransactionalSink):
             own = self._own.prepare(checkpoint_id)
         known = super().prepare(checkpoint_id)
         if known is None and own is not None:
-            known = self._prepare_nothing(checkpoint_id)
+            known = self._prepare(checkpoint_id, ())
         return None if known is None else {**known, "own": own}
 
     def commit(self, committables: Sequence[dict[str, Any]]) -> bool | None:
@@ -149,14 +133,6 @@ class OwnSink(TransactionalSink):
         assert self._actor is not None
         place = self._context
         self._system.abort_older(self._actor, place.operator, place.attempt)
-
-    def _prepare_nothing(self, checkpoint_id: CheckpointId) -> dict[str, str]:
-        assert self._actor is not None
-        place = self._context
-        id = f"{place.operator}.{place.subtask}@{place.attempt}/{checkpoint_id}"
-        nothing = Transaction(id, place.operator, place.attempt, ())
-        self._system.prepare(self._actor, nothing)
-        return {"id": id}
 
     def _commit_again(self, own: list[Any]) -> None:
         before = self._seen()

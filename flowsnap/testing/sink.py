@@ -7,6 +7,7 @@ and never goes away.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -115,7 +116,38 @@ class TransactionalSystem:
             raise StorageError(f"no answer of the sink to a {what}", is_definite=False)
 
 
-class TransactionalSink(Sink):
+class PreparingSink(Sink):
+    """What is written between two barriers becomes one transaction of another system."""
+
+    def open(self, context: SinkContext) -> None:
+        self._context = context
+        self._written: list[Any] = []
+
+    def write(self, batch: Batch) -> None:
+        self._written += batch.values
+
+    def prepare(self, checkpoint_id: CheckpointId) -> dict[str, Any] | None:
+        if not self._written:
+            return None
+        records, self._written = self._written, []
+        return self._prepare(checkpoint_id, records)
+
+    def _prepare(self, checkpoint_id: CheckpointId, records: Sequence[Any]) -> dict[str, Any]:
+        """Prepare a transaction of these records, and return the committable."""
+        id = self._transaction(checkpoint_id)
+        self._store(id, records)
+        return {"id": id}
+
+    def _transaction(self, checkpoint_id: CheckpointId) -> str:
+        place = self._context
+        return f"{place.operator}.{place.subtask}@{place.attempt}/{checkpoint_id}"
+
+    @abstractmethod
+    def _store(self, id: str, records: Sequence[Any]) -> None:
+        """Prepare a transaction: make it durable, but not visible."""
+
+
+class TransactionalSink(PreparingSink):
     """A sink as its contract wants it: prepares at barriers, commits when told."""
 
     def __init__(self, system: TransactionalSystem, actor: Actor | None = None) -> None:
@@ -126,22 +158,11 @@ class TransactionalSink(Sink):
         """Return the template as one process has it."""
         return TransactionalSink(self._system, actor)
 
-    def open(self, context: SinkContext) -> None:
-        self._context = context
-        self._written: list[Any] = []
-
-    def write(self, batch: Batch) -> None:
-        self._written += batch.values
-
-    def prepare(self, checkpoint_id: CheckpointId) -> dict[str, str] | None:
-        if not self._written:
-            return None
+    def _store(self, id: str, records: Sequence[Any]) -> None:
         assert self._actor is not None
         place = self._context
-        records, self._written = tuple(self._written), []
-        id = f"{place.operator}.{place.subtask}@{place.attempt}/{checkpoint_id}"
-        self._system.prepare(self._actor, Transaction(id, place.operator, place.attempt, records))
-        return {"id": id}
+        transaction = Transaction(id, place.operator, place.attempt, tuple(records))
+        self._system.prepare(self._actor, transaction)
 
     def commit(self, committables: Sequence[dict[str, str]]) -> bool | None:
         assert self._actor is not None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from flowsnap.core.element import Batch
 from flowsnap.core.operator import Source, Split, SplitReader
@@ -18,6 +19,7 @@ from flowsnap.testing.reference import SLOT_MS, Item, Record
 if TYPE_CHECKING:
     from flowsnap.operators.requests import Requests
 
+T = TypeVar("T")
 Pace = list[tuple[int, int]]
 """How many records come at a time, and how long to wait where none do, in ms."""
 
@@ -59,27 +61,23 @@ class SimulatedSource(Source):
         return SimulatedReader(self, split.id, position or 0)
 
 
-class SimulatedReader(SplitReader):
+class PacedReader(SplitReader, Generic[T]):
     """Reads a list in small batches, and has nothing to say now and then."""
 
-    def __init__(self, source: SimulatedSource, split: str, position: int) -> None:
-        self._source = source
-        self._split = split
-        self._items = source.inputs[split]
-        self._next = position
-        self._turn = position
+    def __init__(self, values: Sequence[T], pace: Pace, position: int) -> None:
+        self._values = values
+        self._pace = pace
+        self._next = self._turn = position
         self._wait_ms = 0
 
     def read(self, limit: int) -> Batch | None:
-        if self._next >= len(self._items):
+        if self._next >= len(self._values):
             return None
-        pace = self._source.pace
-        count, self._wait_ms = pace[self._turn % len(pace)]
+        count, self._wait_ms = self._pace[self._turn % len(self._pace)]
         self._turn += 1
-        items = self._items[self._next : self._next + min(count, limit)]
-        self._next += len(items)
-        records = [(self._split, number, at_ms) for number, at_ms in items]
-        return Batch(records, [at_ms for _, at_ms in items] if self._source.is_timed else None)
+        batch = self._batch(self._values[self._next : self._next + min(count, limit)])
+        self._next += len(batch)
+        return batch
 
     def position(self) -> int:
         return self._next
@@ -89,6 +87,23 @@ class SimulatedReader(SplitReader):
 
     def wait_ms(self) -> int:
         return self._wait_ms
+
+    @abstractmethod
+    def _batch(self, ahead: Sequence[T]) -> Batch:
+        """Return a batch of the first of these values, or of all."""
+
+
+class SimulatedReader(PacedReader[Item]):
+    """Makes records of items: they know the split they come from, and their number in it."""
+
+    def __init__(self, source: SimulatedSource, split: str, position: int) -> None:
+        super().__init__(source.inputs[split], source.pace, position)
+        self._source = source
+        self._split = split
+
+    def _batch(self, ahead: Sequence[Item]) -> Batch:
+        records = [(self._split, number, at_ms) for number, at_ms in ahead]
+        return Batch(records, [at_ms for _, at_ms in ahead] if self._source.is_timed else None)
 
 
 class Chained(KeyedProcess[Record, Record]):

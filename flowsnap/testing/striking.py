@@ -35,12 +35,21 @@ class Striking:
     def arm(self, faults: Sequence[Fault]) -> None:
         """Have every fault happen when its turn comes."""
         for fault in faults:
-            if fault.kind in MOMENT_KINDS:
+            if fault.kind in WISHES - {"ask"} and fault.value:
+                self._arm_wish(fault)
+            elif fault.kind in MOMENT_KINDS:
                 self._world.at(fault.at, partial(self._strike, fault))
             elif fault.kind in {"crash", "point"}:
                 self._arm_crash(fault)
             else:
                 self._arm_call(fault)
+
+    def _arm_wish(self, fault: Fault) -> None:
+        """Have something wanted soon after something has happened."""
+        wish = partial(self._strike, fault)
+        point = Point(*POINTS[fault.value - 1], fault.at)
+        blow = partial(self._world.after, fault.who, wish)
+        self._world.points.append((point, True, lambda actor: blow()))
 
     def _arm_crash(self, fault: Fault) -> None:
         world, blow = self._world, partial(self._crash, fault)

@@ -51,8 +51,10 @@ class Fault(msgspec.Struct, frozen=True):
 
     ``at`` of a "point" or "fail" counts passages of a place, whose index is ``value`` or ``who``.
     ``who`` is a worker, ``MANAGER``, ``EVERYBODY`` or ``SELF``; of an "ask" it is the alignment,
-    and ``value`` decides by whom the checkpoint is begun. ``value`` is a duration in us, a
-    count or an errno; ``is_after``: the call takes effect, and then fails.
+    and ``value`` decides by whom the checkpoint is begun. A "stop", "drain" or "savepoint" with a
+    ``value`` is wanted ``who`` us after passage ``at`` of that place, counted from 1. Otherwise
+    ``value`` is a duration in us, a count or an errno; ``is_after``: the call takes effect, and
+    then fails.
     """
 
     kind: Kind
@@ -90,6 +92,9 @@ def _draw(chance: Random, kind: Kind, heartbeat_timeout_ms: int) -> Fault:
             who, value = chance.randrange(6), chance.randint(1, 3)
         case "ask":
             who, value = chance.randrange(3), chance.getrandbits(16)
+        case "stop" | "drain" | "savepoint" if chance.random() < 0.5:
+            moment, value = chance.choice((1, 1, 2, 3, 5)), 1 + chance.randrange(len(POINTS))
+            who = chance.choice((0, 50, 300, 2_000))
         case "wall":
             who, value = 0, chance.choice((-86_400_000, -1, 1, 3_600_000))
         case _:

@@ -14,10 +14,11 @@ import zmq
 
 from flowsnap.core.element import Batch, Element
 from flowsnap.core.ids import AttemptId, ChannelId, WorkerId
-from flowsnap.errors import ConnectionLost, FlowsnapError, LocalProtocolError
+from flowsnap.errors import ConnectionLost, LocalProtocolError
 from flowsnap.transport.frame import FrameKind, Greeting, Header, control_element, control_fields
 from flowsnap.transport.plane import Arrival, Granted, Member, Received, Route
-from flowsnap.transport.session import PeerSession, make_sessions
+from flowsnap.transport.session import PeerSession, by_channel, make_sessions
+from flowsnap.transport.turns import Turns
 
 _UNNUMBERED = (FrameKind.GREETING, FrameKind.POSITION, FrameKind.CREDIT)
 
@@ -101,16 +102,9 @@ class MemoryDataPlane:
         self._worker = member.worker
         routes = tuple(routes)
         self._sessions = make_sessions(member, routes)
-        self._turns = list(self._sessions.values())
-        self._of_channel = {
-            route.channel: self._sessions[
-                route.target if route.source == self._worker else route.source
-            ]
-            for route in routes
-            if route.source != route.target and self._worker in (route.source, route.target)
-        }
+        self._turns = Turns(self._sessions.values())
+        self._of_channel = by_channel(self._worker, routes, self._sessions)
         self._is_open = False
-        self._error: FlowsnapError | None = None
 
     def bind(self) -> None:
         self._network.raise_up(self._worker)
@@ -136,20 +130,11 @@ class MemoryDataPlane:
         self._put(session, MemoryFrame(session.credit(channel, credits)))
 
     def receive(self, limit: int = 100) -> list[Received]:
-        if self._error is not None:
-            raise self._error
-        received: list[Received] = []
-        try:
-            for session in self._turns:
-                while len(received) < limit and (one := self._receive_from(session)) is not None:
-                    received.append(one)
-        except FlowsnapError as error:
-            if not received:
-                raise
-            self._error = error  # what came before it counts
-        if len(received) == limit:  # the next call begins with another peer
-            self._turns.append(self._turns.pop(0))
-        return received
+        def take(session: PeerSession, received: list[Received]) -> None:
+            while len(received) < limit and (one := self._receive_from(session)) is not None:
+                received.append(one)
+
+        return self._turns.receive(limit, take)
 
     @property
     def sockets(self) -> list[zmq.Socket[bytes]]:

@@ -9,7 +9,8 @@ the peer tells its position. The session is pure: planes on ZeroMQ and in memory
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from flowsnap.core.ids import ChannelId, WorkerId
 from flowsnap.errors import LocalProtocolError, PeerProtocolError
@@ -17,6 +18,7 @@ from flowsnap.transport.frame import FrameKind, Greeting, Header
 from flowsnap.transport.plane import Member, Route
 
 CREDITS_MAX = 2**31
+T = TypeVar("T")
 
 
 class PeerSession:
@@ -163,6 +165,17 @@ def make_sessions(member: Member, routes: Iterable[Route]) -> dict[WorkerId, Pee
         if member.worker in (source, target)
     }
     return {peer: PeerSession(member, peer, routes) for peer in sorted(peers)}
+
+
+def by_channel(
+    worker: WorkerId, routes: Iterable[Route], of_peer: Mapping[WorkerId, T]
+) -> dict[ChannelId, T]:
+    """Return for each channel between ``worker`` and another what there is for that other."""
+    return {
+        route.channel: of_peer[route.target if route.source == worker else route.source]
+        for route in routes
+        if route.source != route.target and worker in (route.source, route.target)
+    }
 
 
 def _say(greeting: Greeting) -> str:

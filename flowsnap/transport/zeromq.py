@@ -16,7 +16,7 @@ import zmq
 
 from flowsnap.core.element import Batch, Element
 from flowsnap.core.ids import AttemptId, ChannelId, WorkerId
-from flowsnap.errors import ConnectionLost, FlowsnapError, LocalProtocolError
+from flowsnap.errors import ConnectionLost, LocalProtocolError
 from flowsnap.transport.connection import Connection, Part
 from flowsnap.transport.endpoint import FRAME_BYTES_MAX, ipc_endpoint, peer_endpoint
 from flowsnap.transport.frame import (
@@ -31,7 +31,8 @@ from flowsnap.transport.frame import (
 )
 from flowsnap.transport.payload import Payload, encode_batch
 from flowsnap.transport.plane import GREETING_MS_MAX, Member, Received, Route
-from flowsnap.transport.session import make_sessions
+from flowsnap.transport.session import by_channel, make_sessions
+from flowsnap.transport.turns import Turns
 
 INLINE_BYTES_MAX = 16_384
 """Up to here the header is copied in front of the pickle stream; above, it is a part of its own."""
@@ -68,17 +69,10 @@ class ZmqDataPlane:
             peer: Connection(session, _endpoint(directory, attempt, worker, peer))
             for peer, session in sessions.items()
         }
-        self._turns = list(self._connections.values())
-        self._of_channel = {
-            route.channel: self._connections[
-                route.target if route.source == worker else route.source
-            ]
-            for route in routes
-            if route.source != route.target and worker in (route.source, route.target)
-        }
+        self._turns = Turns(self._connections.values())
+        self._of_channel = by_channel(worker, routes, self._connections)
         self._poller = zmq.Poller()
         self._of_socket: dict[zmq.Socket[bytes], Connection] = {}
-        self._error: FlowsnapError | None = None
         self._greeting_deadline_ms: int | None = None
 
     def bind(self) -> None:
@@ -106,25 +100,17 @@ class ZmqDataPlane:
         connection.send([encode_header(connection.session.credit(channel, credits))])
 
     def receive(self, limit: int = 100) -> list[Received]:
-        if self._error is not None:
-            raise self._error
-        received: list[Received] = []
         ready = {self._of_socket[socket] for socket, _ in self._poller.poll(0)}
-        try:
-            for connection in self._turns:
-                if connection in ready or connection.is_lost:
-                    connection.receive(received, limit)
-        except FlowsnapError as error:
-            if not received:
-                raise
-            self._error = error  # what came before it counts
-        if len(received) == limit:  # the next call begins with another peer
-            self._turns.append(self._turns.pop(0))
-        return received
+
+        def take(connection: Connection, received: list[Received]) -> None:
+            if connection in ready or connection.is_lost:
+                connection.receive(received, limit)
+
+        return self._turns.receive(limit, take)
 
     @property
     def sockets(self) -> list[zmq.Socket[bytes]]:
-        return [socket for connection in self._turns for socket in connection.sockets]
+        return [socket for connection in self._turns.peers for socket in connection.sockets]
 
     def tell_positions(self, now_ms: int) -> None:
         if self._greeting_deadline_ms is None:

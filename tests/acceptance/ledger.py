@@ -14,10 +14,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
-from flowsnap.core.element import Batch
-from flowsnap.core.ids import CheckpointId
-from flowsnap.core.operator import Sink, SinkContext
+from flowsnap.core.operator import SinkContext
 from flowsnap.errors import StorageError
+from flowsnap.testing.sink import PreparingSink
 
 Outcome = Literal["refused", "applied", "not applied"]
 WAIT_S = 20.0
@@ -116,28 +115,18 @@ class Ledger:
         return [tuple(record) for (records,) in rows for record in json.loads(records)]
 
 
-class LedgerSink(Sink):
+class LedgerSink(PreparingSink):
     """Writes to a ledger: prepares at barriers, commits when the checkpoint is complete."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def open(self, context: SinkContext) -> None:
+        super().open(context)
         self._ledger = Ledger(self._path)
-        self._context = context
-        self._written: list[Any] = []
 
-    def write(self, batch: Batch) -> None:
-        self._written += batch.values
-
-    def prepare(self, checkpoint_id: CheckpointId) -> dict[str, str] | None:
-        if not self._written:
-            return None
-        records, self._written = self._written, []
-        place = self._context
-        id = f"{place.operator}/{place.subtask}/{place.attempt}/{checkpoint_id}"
-        self._ledger.prepare(id, place.attempt, records)
-        return {"id": id}
+    def _store(self, id: str, records: Sequence[Any]) -> None:
+        self._ledger.prepare(id, self._context.attempt, list(records))
 
     def commit(self, committables: Sequence[dict[str, str]]) -> None:
         for committable in committables:

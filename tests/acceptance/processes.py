@@ -62,6 +62,14 @@ class Run:
         """Send a signal to the job manager's process."""
         self.process.send_signal(sign)
 
+    def kill_at(self, checkpoints: int) -> list[int]:
+        """Kill the job manager once there are so many checkpoints; return its workers."""
+        until(lambda: len(self.checkpoints()) >= checkpoints, f"{checkpoints} checkpoints")
+        workers = self.workers()
+        self.kill()
+        self.wait()
+        return workers
+
     def directory(self) -> JobDirectory:
         """Open the job's directory for reading."""
         return JobDirectory.read(self.state, "per-user")

@@ -301,9 +301,7 @@ def test_a_job_does_not_start_from_damage_and_goes_on_once_it_is_mended(
 @pytest.mark.fault("F11", promise="P2 P5 P7", oracles="O3 O6 O8")
 def test_an_older_checkpoint_is_restored_only_when_it_is_asked_for(tmp_path: Path) -> None:
     first = Run(tmp_path, "--workers", "2")
-    until(lambda: len(first.checkpoints()) >= 3, "three checkpoints")
-    first.kill()
-    first.wait()
+    first.kill_at(checkpoints=3)
     *_, older, newest = first.checkpoints()
     manifest = first.state / "per-user" / "checkpoints" / newest / "manifest.json"
     data = bytearray(manifest.read_bytes())

@@ -46,11 +46,8 @@ def test_a_killed_worker_is_replaced_and_every_record_counts_once(tmp_path: Path
 @pytest.mark.fault("F2", promise="P1 P2 P6 P7", oracles="O1 O3 O4")
 def test_a_killed_job_manager_is_resumed_by_the_same_command(tmp_path: Path) -> None:
     run = Run(tmp_path, "--workers", "2")
-    until(lambda: len(run.checkpoints()) >= 2, "two checkpoints")
-    workers = run.workers()
 
-    run.kill()
-    run.wait()
+    workers = run.kill_at(checkpoints=2)
 
     until(lambda: all(map(is_gone, workers)), "the workers to follow their parent")
     assert "restored from checkpoint" in rerun_until_done(tmp_path)
@@ -71,9 +68,7 @@ def test_when_all_are_killed_the_same_command_resumes(tmp_path: Path) -> None:
 @pytest.mark.fault("F2", promise="P1 P2 P7", oracles="O1 O3")
 def test_one_process_without_workers_is_resumed_too(tmp_path: Path) -> None:
     run = Run(tmp_path, "--workers", "0")
-    until(lambda: len(run.checkpoints()) >= 2, "two checkpoints")
-    run.kill()
-    run.wait()
+    run.kill_at(checkpoints=2)
 
     text = finish(Run(tmp_path, "--workers", "0"))
     assert "restored from checkpoint" in text
@@ -83,14 +78,10 @@ def test_one_process_without_workers_is_resumed_too(tmp_path: Path) -> None:
 @pytest.mark.fault("F26", promise="P1 P2 P7", oracles="O1 O3")
 def test_a_job_is_resumed_with_another_number_of_workers(tmp_path: Path) -> None:
     run = Run(tmp_path, "--workers", "1")
-    until(lambda: len(run.checkpoints()) >= 2, "two checkpoints")
-    run.kill()
-    run.wait()
+    run.kill_at(checkpoints=2)
 
     again = Run(tmp_path, "--workers", "3")
-    until(lambda: len(again.checkpoints()) >= 3, "a checkpoint of three workers")
-    again.kill()
-    again.wait()
+    again.kill_at(checkpoints=3)
 
     rerun_until_done(tmp_path)
 

@@ -11,9 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.generated import Part
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "connectors.md"
-BEGIN, END = "<!-- guarantees -->", "<!-- /guarantees -->"
+PART = Part(PAGE.name, "<!-- guarantees -->", "<!-- /guarantees -->")
 
 FAULTS: dict[str, str] = {
     "crash": "a crash at each step: writing, prepare, commit, the recovery",
@@ -139,6 +141,7 @@ _KAFKA_SUITE = "tests/connectors/test_kafka_sink_contract.py"
 _KAFKA_JOB = "tests/connectors/test_kafka_job.py"
 _KAFKA_LOSS = "tests/connectors/test_kafka_loss.py"
 _CDC = "tests/connectors/test_postgres_cdc.py"
+_PG_TYPED = "tests/connectors/test_postgres_typed.py"
 _TABLE = "tests/connectors/test_postgres_table.py"
 _JOBS = "tests/connectors/test_transactional_jobs.py"
 _END_TO_END = "tests/connectors/test_pipeline_end_to_end.py"
@@ -326,6 +329,16 @@ EVIDENCE: tuple[Evidence, ...] = (
         "test_value_that_is_not_of_its_format_becomes_a_dead_letter_in_its_place",
         "test_key_that_is_not_of_its_format_becomes_a_dead_letter",
     )),
+    Evidence("unfit", ("PostgresTable", "PostgresChanges"), _PG_TYPED, (
+        "test_records_and_dead_letters_come_once_over_a_failure",
+    )),
+    Evidence("unfit", ("PostgresTable",), _PG_TYPED, (
+        "test_restored_between_dead_letters_it_goes_on_with_the_next_row",
+    )),
+    Evidence("unfit", ("PostgresChanges",), _PG_TYPED, (
+        "test_restored_within_a_transaction_a_dead_letter_comes_once",
+        "test_large_value_that_the_log_leaves_out_is_a_dead_letter_and_no_default",
+    )),
     Evidence("unfit", FITTED, _FITTING, (
         "test_misfit_is_told_with_the_reason_and_without_the_value",
     )),
@@ -465,11 +478,7 @@ def page(text: str) -> str:
     Raises:
         ValueError: the page has no place for it.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{PAGE.name} has no part between {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    return PART.put(text, table())
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ pytest.importorskip("confluent_kafka", reason="pip install 'flowsnap[kafka]'")
 
 from flowsnap.connectors import kafka_topics
 from flowsnap.connectors.kafka import Json, KafkaSink, KafkaSource
+from flowsnap.connectors.kafka_client import REQUEST_S, ClientSettings
 from flowsnap.errors import ConfigError, FlowsnapError, OutputRefused
 from tests.connectors.kafka_reading import gather, numbers, opened, rest
 from tests.connectors.sinks import committed, submitted
@@ -27,12 +29,6 @@ WRONG = "not-the-canary"
 @pytest.fixture
 def topic() -> str:
     return broker().topic(2)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a submission give up soon: the client tries to log in for as long as it is let."""
-    monkeypatch.setattr(kafka_topics, "REQUEST_S", 1.0)
 
 
 def way_in(login: str, password: str = PASSWORD) -> tuple[str, dict[str, Any]]:
@@ -77,19 +73,45 @@ def test_records_are_sent_at_once_through_a_secured_listener(topic: str, tmp_pat
     assert sorted(int(message.value()) for message in broker().read(topic)) == [1, 2]
 
 
+def refusal_at_submission(action: Callable[[], object]) -> ConfigError:
+    """Return why a submission was refused, which took much less than a broker is waited for."""
+    begun_s = time.monotonic()
+    error = error_of(action)
+    assert time.monotonic() - begun_s < REQUEST_S / 2
+    assert isinstance(error, ConfigError)
+    return error
+
+
 @pytest.mark.parametrize("mechanism", [PLAIN, SCRAM])
-@pytest.mark.usefixtures("impatient")
-def test_wrong_password_is_refused_at_submission_and_shown_nowhere(
+def test_source_with_a_wrong_password_is_refused_at_once_and_does_not_show_it(
     topic: str, caplog: pytest.LogCaptureFixture, mechanism: str
 ) -> None:
     reading = source_of(topic, mechanism, WRONG)
 
-    error = error_of(lambda: reading.splits(1))
+    error = refusal_at_submission(lambda: reading.splits(1))
 
     told = [*traceback.format_exception(error), repr(reading), repr(reading.settings), caplog.text]
-    assert isinstance(error, ConfigError)
-    assert "uthentication" in caplog.text
+    assert "Authentication failed" in str(error)
     assert WRONG not in "".join(told)
+
+
+@pytest.mark.parametrize("guarantee", ["exactly-once", "at-least-once"])
+def test_sink_with_a_wrong_password_is_refused_at_once_and_does_not_show_it(
+    topic: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, guarantee: str
+) -> None:
+    sink = sink_of(topic, SCRAM, WRONG, guarantee=guarantee)
+
+    error = refusal_at_submission(lambda: submitted(sink, tmp_path))
+
+    told = [*traceback.format_exception(error), repr(sink), repr(sink.settings), caplog.text]
+    assert "Authentication failed" in str(error)
+    assert WRONG not in "".join(told)
+
+
+def test_mechanism_that_the_broker_does_not_know_is_refused_at_once(topic: str) -> None:
+    error = refusal_at_submission(lambda: source_of(topic, "SCRAM-SHA-256").splits(1))
+
+    assert "supported mechanisms: PLAIN,SCRAM-SHA-512" in str(error)
 
 
 @pytest.mark.parametrize("mechanism", [PLAIN, SCRAM])
@@ -119,13 +141,34 @@ def test_sink_whose_password_has_become_wrong_fails_and_does_not_show_it(
     assert WRONG not in "".join(told)
 
 
-@pytest.mark.usefixtures("impatient")
-def test_server_whose_certificate_nobody_vouches_for_is_not_talked_to(
-    topic: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    settings = {"security.protocol": "SSL"}
+def test_server_whose_certificate_nobody_vouches_for_is_refused_at_once(topic: str) -> None:
+    reading = KafkaSource(secured().tls, topic, settings={"security.protocol": "SSL"})
 
-    error = error_of(lambda: KafkaSource(secured().tls, topic, settings=settings).splits(1))
+    error = refusal_at_submission(lambda: reading.splits(1))
+
+    assert "certificate verify failed" in str(error)
+
+
+def test_broker_that_does_not_speak_tls_fails_the_submission_with_the_reason(
+    topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_topics, "REQUEST_S", 0.5)
+    reading = KafkaSource(broker().servers, topic, settings=secured().tls_settings())
+
+    error = error_of(lambda: reading.splits(1))
 
     assert isinstance(error, ConfigError)
-    assert "certificate verify failed" in caplog.text
+    assert "SSL handshake failed" in str(error)
+
+
+def test_function_that_gives_a_token_is_asked_for_one_by_the_client_that_only_asks() -> None:
+    asked: list[str] = []
+
+    def token(config: str) -> tuple[str, float]:
+        asked.append(config)
+        return "token", time.time() + 60
+
+    login = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "OAUTHBEARER"}
+    ClientSettings("127.0.0.1:1", {**login, "oauth_cb": token}, {}).admin()
+
+    assert asked

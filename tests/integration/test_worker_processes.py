@@ -12,52 +12,23 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from flowsnap import Pipeline
-from flowsnap.config import Restart
 from flowsnap.connectors import Collect, FromIterable
 from flowsnap.core.ids import WorkerId
 from flowsnap.errors import ConfigError, JobFailed
 from flowsnap.runtime.launcher import END_GRACE_S, ProcessLauncher
+from tests.acceptance.digits import NEVER_AGAIN, TWICE, assert_exactly_once, digits
 from tests.acceptance.processes import is_gone
 from tests.integration.jobs import (
     NEVER,
     QUICK,
-    Held,
     checkpoints,
-    doubled_and_lost,
     once_after_a_checkpoint,
-    same,
     until,
 )
-
-COUNT = 2_000
-TWICE = Restart(strategy="fixed", delay_ms=1, attempts_max=2)
-ALONE = Restart(strategy="none")
-
-
-def digits(
-    state: Path, completed: int = 0, parse: Callable[[int], Any] = same
-) -> tuple[Pipeline, Collect]:
-    """Count the numbers by their last digit; half of them wait for so many checkpoints."""
-    pipeline, sink = Pipeline("digits"), Collect()
-    (
-        pipeline.source(Held(COUNT, state, completed, splits=4), name="numbers")
-        .map(parse, name="parse")
-        .key_by(lambda n: n % 10, name="by-digit")
-        .count(name="counts")
-        .sink(sink, name="out")
-    )
-    return pipeline, sink
-
-
-def assert_exactly_once(sink: Collect) -> None:
-    expected = Counter((digit, n) for digit in range(10) for n in range(1, COUNT // 10 + 1))
-    assert doubled_and_lost(Counter(sink.values), expected) == ({}, {})
-
 
 # --- results
 
@@ -112,7 +83,7 @@ def crash() -> None:
 @pytest.mark.parametrize(
     ("act", "cause"),
     [
-        (raise_once, "operator 'parse', subtask [01]: ValueError: once"),
+        (raise_once, "operator 'act', subtask [01]: ValueError: once"),
         (leave, "process [0-9]+ ended with exit code 3"),
         (drop_dead, "process [0-9]+ ended with exit code 4"),
         (crash, "process [0-9]+ was killed by SIGSEGV"),
@@ -137,9 +108,9 @@ def divide(n: int) -> int:
 
 
 def test_the_users_traceback_comes_from_the_worker(state: Path) -> None:
-    pipeline, _ = digits(state, parse=divide)
+    pipeline, _ = digits(state, act=divide)
 
-    with pytest.raises(JobFailed, match=r"task numbers/\d: operator 'parse'") as caught:
+    with pytest.raises(JobFailed, match=r"task numbers/\d: operator 'act'") as caught:
         pipeline.run(workers=2, state_dir=state, quiet=True, restart=TWICE)
 
     assert len(caught.value.history) == 3
@@ -161,7 +132,7 @@ def test_a_record_that_cannot_travel_names_the_operator(state: Path) -> None:
     )
 
     with pytest.raises(JobFailed, match=r"operator 'counts'.*generator"):
-        pipeline.run(workers=2, state_dir=state, quiet=True, restart=ALONE)
+        pipeline.run(workers=2, state_dir=state, quiet=True, restart=NEVER_AGAIN)
 
 
 def test_code_that_cannot_travel_is_refused_before_anything_is_made(state: Path) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pytest
 import zmq
@@ -41,6 +40,7 @@ TOKEN = "right"
 ONE = AttemptId(1)
 W = WorkerId(4)
 Context = zmq.Context[zmq.Socket[bytes]]
+T = TypeVar("T")
 
 
 class Server(Protocol):
@@ -60,18 +60,6 @@ class Client(Protocol):
     def send(self, message: FromWorker) -> None: ...
     def receive(self) -> list[ToWorker]: ...
     def close(self) -> None: ...
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="fs-") as directory:  # short, and 0700
-        yield Path(directory)
-
-
-@pytest.fixture
-def context() -> Iterator[Context]:
-    with zmq.Context() as context:
-        yield context
 
 
 @pytest.fixture(params=["memory", "zeromq"])
@@ -114,22 +102,26 @@ def wait(end: Server | Client) -> None:
 
 
 def receive(server: Server, count: int) -> list[tuple[WorkerId, FromWorker]]:
-    received: list[tuple[WorkerId, FromWorker]] = []
-    for _ in range(2000):
-        received += server.receive()
-        if len(received) >= count:
-            return received
-        wait(server)
-    raise AssertionError(f"only {received} came")
+    return _until(server, server.receive, lambda received: len(received) >= count)
 
 
 def take(client: Client, count: int) -> list[ToWorker]:
-    received: list[ToWorker] = []
+    return _until(client, client.receive, lambda received: len(received) >= count)
+
+
+def until_refused(server: Server, count: int) -> list[tuple[WorkerId, FromWorker]]:
+    return _until(server, server.receive, lambda _: server.refused >= count)
+
+
+def _until(
+    end: Server | Client, receive: Callable[[], list[T]], is_enough: Callable[[list[T]], bool]
+) -> list[T]:
+    received: list[T] = []
     for _ in range(2000):
-        received += client.receive()
-        if len(received) >= count:
+        received += receive()
+        if is_enough(received):
             return received
-        wait(client)
+        wait(end)
     raise AssertionError(f"only {received} came")
 
 
@@ -141,16 +133,6 @@ def error(end: Server | Client) -> FlowsnapError:
             return error
         wait(end)
     raise AssertionError("nothing was raised")
-
-
-def until_refused(server: Server, count: int) -> list[tuple[WorkerId, FromWorker]]:
-    received: list[tuple[WorkerId, FromWorker]] = []
-    for _ in range(2000):
-        received += server.receive()
-        if server.refused >= count:
-            return received
-        wait(server)
-    raise AssertionError(f"{server.refused} refused")
 
 
 def ready(worker: int, token: str = TOKEN, pid: int = 1) -> WorkerReady:
@@ -409,10 +391,21 @@ def test_heartbeats_with_the_wrong_token_are_not_heard(
     sender.stop()
 
 
-def test_heartbeats_do_not_take_the_place_of_their_worker(
+@pytest.fixture
+def beating(
     server: ControlServer, context: Context, directory: Path
-) -> None:
+) -> Iterator[tuple[ControlClient, HeartbeatSender]]:
+    """Yield the two connections of one worker; neither has said anything."""
     client, sender = ControlClient(context, directory, W, TOKEN), heartbeats(context, directory)
+    yield client, sender
+    sender.stop()
+    client.close()
+
+
+def test_heartbeats_do_not_take_the_place_of_their_worker(
+    server: ControlServer, beating: tuple[ControlClient, HeartbeatSender]
+) -> None:
+    client, sender = beating
     client.greet()
     receive(server, 1)
     sender.start()
@@ -420,21 +413,17 @@ def test_heartbeats_do_not_take_the_place_of_their_worker(
     server.send(W, Cancel(attempt=ONE))
 
     assert take(client, 1) == [Cancel(attempt=ONE)]
-    sender.stop()
-    client.close()
 
 
 def test_a_worker_that_greets_after_its_heartbeats_keeps_them(
-    server: ControlServer, context: Context, directory: Path
+    server: ControlServer, beating: tuple[ControlClient, HeartbeatSender]
 ) -> None:
-    client, sender = ControlClient(context, directory, W, TOKEN), heartbeats(context, directory)
+    client, sender = beating
     sender.start()
     receive(server, 1)
     client.greet()
     received = receive(server, 5) + receive(server, 5)
 
-    sender.stop()
-    client.close()
     assert server.refused == 0
     assert isinstance(received[-1][1], Heartbeat)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import socket as sockets
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,18 +33,6 @@ ROUTES = [Route(IN, B, A), Route(OUT, A, B)]
 FRAME_BYTES_MAX = 200_000
 GREETING = Greeting(job="job", attempt=1, source=1, target=0)
 Context = zmq.Context[zmq.Socket[bytes]]
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="fs-") as directory:  # short, and 0700
-        yield Path(directory)
-
-
-@pytest.fixture
-def context() -> Iterator[Context]:
-    with zmq.Context() as context:
-        yield context
 
 
 def make_plane(context: Context, directory: Path, worker: WorkerId) -> ZmqDataPlane:

@@ -288,7 +288,7 @@ class Leaky(Aligner):
 
 def test_an_aligner_that_blocks_nothing_is_found() -> None:
     bound = Bound(TWO)
-    leaky = replace(Inputs.of(bound), aligner=Leaky(range(2), mode=bound.mode))
+    leaky = replace(Inputs.of(bound), aligner=Leaky([ChannelId(0), ChannelId(1)], mode=bound.mode))
 
     with pytest.raises(AssertionError, match="read on, or not far enough"):
         visit_all(leaky)

@@ -43,8 +43,9 @@ class Attempt:
     wishes: tuple[CheckpointKind, ...]
     failures_max: int
     concurrent_max: int
+    repeats: int  # how many answers may come twice
     now_ms: int = 0
-    answers: dict[tuple[int, str], str] = field(default_factory=dict)  # what a task has said, in all
+    answers: dict[tuple[int, str], str] = field(default_factory=dict)  # all it has said
     triggered: dict[int, int] = field(default_factory=dict)  # when, of each there ever was
     parts: dict[int, set[str]] = field(default_factory=dict)
     fates: dict[int, str] = field(default_factory=dict)
@@ -55,7 +56,11 @@ class Attempt:
 
     @classmethod
     def of(
-        cls, *wishes: CheckpointKind, failures_max: int = 1, concurrent_max: int = 1
+        cls,
+        *wishes: CheckpointKind,
+        failures_max: int = 1,
+        concurrent_max: int = 1,
+        repeats: int = 1,
     ) -> Attempt:
         machine = CheckpointCoordinator(
             TASKS,
@@ -67,16 +72,19 @@ class Attempt:
             concurrent_max=concurrent_max,
         )
         assert machine.handle(Started(), 0) == []
-        return cls(machine, wishes, failures_max, concurrent_max)
+        return cls(machine, wishes, failures_max, concurrent_max, repeats)
 
     # --- what may happen
 
     def moves(self) -> list[tuple[Any, ...]]:
+        if self.is_over:
+            return []
         moves: list[tuple[Any, ...]] = [("want",)] * bool(self.wishes)
         for id_ in self.triggered:
             for task in TASKS:
                 said = self.answers.get((id_, task), "")
-                moves += [("say", id_, task, what) for what in ANSWERS if said in ("", what)]
+                again = said if self.repeats else None
+                moves += [("say", id_, task, what) for what in ANSWERS if what == again or not said]
         if any(self.is_missing(id_) for id_ in self.under_way):
             moves.append(("expire",))
         return moves + [(end,) for end in ("written", "failed") if self.writing]
@@ -100,18 +108,19 @@ class Attempt:
     def say(self, id_: int, task: TaskId, what: str) -> tuple[Event, list[tuple[str, int]]]:
         known = self.answers.get((id_, task), "")
         self.answers[id_, task] = what if not known else what + ", twice"
+        self.repeats -= bool(known)
         is_first = id_ in self.under_way and task not in self.parts[id_]
         if what == "decline":
             reason = TaskDeclined(CheckpointId(id_), task, "full")
-            return reason, self.fail(id_) if is_first and not self.is_over else []
+            return reason, self.fail(id_) if is_first else []
         snapshot = TaskSnapshot(task, (), id_)
         event = TaskAcknowledged(CheckpointId(id_), snapshot)
-        return event, self.take_part(id_, task) if is_first and not self.is_over else []
+        return event, self.take_part(id_, task) if is_first else []
 
     def expire(self) -> tuple[Event, list[tuple[str, int]]]:
         late = min(self.triggered[id_] for id_ in self.under_way if self.is_missing(id_))
         deadline_ms = late + TIMEOUT_MS
-        assert self.is_over or self.machine.next_deadline_ms() == deadline_ms
+        assert self.machine.next_deadline_ms() == deadline_ms
         self.now_ms = deadline_ms
         expected: list[tuple[str, int]] = []
         for id_ in self.under_way:
@@ -178,11 +187,22 @@ class Attempt:
         return len(self.parts[id_]) < len(TASKS)
 
     def check_end(self) -> None:
-        """Each checkpoint is complete or aborted, and whatever was wanted has been tried."""
-        assert self.under_way == []
+        """Each checkpoint is complete or aborted; what comes after the end changes nothing."""
+        assert self.is_over or not self.wishes
+        assert self.under_way in ([], [self.writing] if self.is_over else [])
         assert self.machine.pending is None
-        assert self.machine.next_deadline_ms() in (None, self.machine._due_ms)
-        assert self.is_over or len(self.triggered) > 0
+        if self.is_over:
+            self.assert_deaf()
+
+    def assert_deaf(self) -> None:
+        assert self.machine.next_deadline_ms() is None
+        number = CheckpointId(len(self.triggered))
+        late: list[Event] = [TriggerRequested(Wish()), ManifestWritten(number), TimePassed()]
+        late += [ManifestFailed(number, "full"), TaskDeclined(number, TASKS[0], "full")]
+        late += [TaskAcknowledged(number, TaskSnapshot(task, (), 0)) for task in TASKS]
+        for event in late:
+            assert self.machine.handle(event, self.now_ms + NEVER_MS) == []
+        self.machine.check()
 
 
 def said(action: Action) -> tuple[str, int]:
@@ -201,3 +221,67 @@ def said(action: Action) -> tuple[str, int]:
             return "fail", 0
         case _:
             raise AssertionError(f"nobody asked for {action}")
+
+
+# --- the bounds
+
+ALWAYS = {"want: inject", "say: write", "say: abort", "expire: abort", "written: notify"}
+ENDS = {"say: fail", "expire: fail", "failed: fail"}
+
+
+def test_one_checkpoint_is_complete_or_given_up_in_every_order() -> None:
+    visited = visit_all(Attempt.of("checkpoint", repeats=4))
+
+    assert visited.reached.keys() == {*ALWAYS, "failed: abort", "nothing"}
+
+
+@pytest.mark.parametrize("concurrent_max", [1, 2])
+def test_two_checkpoints_are_complete_or_given_up_in_every_order(concurrent_max: int) -> None:
+    first = Attempt.of("checkpoint", "checkpoint", concurrent_max=concurrent_max)
+    visited = visit_all(first)
+
+    follows = "written: inject" if concurrent_max == 1 else "written: write"
+    assert visited.reached.keys() > {*ALWAYS, *ENDS, follows}
+
+
+@pytest.mark.parametrize("concurrent_max", [1, 2])
+def test_the_first_failure_ends_an_attempt_that_may_have_none_in_every_order(
+    concurrent_max: int,
+) -> None:
+    wishes: tuple[CheckpointKind, ...] = ("checkpoint",) * 2
+    first = Attempt.of(*wishes, failures_max=0, concurrent_max=concurrent_max, repeats=2)
+    visited = visit_all(first)
+
+    assert visited.reached["failed: abort"] >= visited.reached["failed: fail"] > 0
+    assert visited.reached.keys() > {*ALWAYS, *ENDS}
+
+
+@pytest.mark.parametrize("concurrent_max", [1, 2])
+def test_nothing_comes_after_a_final_checkpoint_in_any_order(concurrent_max: int) -> None:
+    first = Attempt.of("checkpoint", "final", concurrent_max=concurrent_max)
+    visited = visit_all(first)
+
+    assert visited.reached.keys() > {*ALWAYS, *ENDS}
+
+
+class Hasty(CheckpointCoordinator):
+    """Takes an acknowledgement that came twice for that of the other task, as a mistake would."""
+
+    def _acknowledge(
+        self, checkpoint_id: CheckpointId, snapshot: TaskSnapshot, now_ms: int
+    ) -> list[Action]:
+        pending = self._pending.get(checkpoint_id)
+        if pending is not None and snapshot.task not in pending.missing and pending.missing:
+            snapshot = TaskSnapshot(min(pending.missing), (), snapshot.subtask)
+        return super()._acknowledge(checkpoint_id, snapshot, now_ms)
+
+
+def test_a_coordinator_that_counts_a_duplicate_is_found() -> None:
+    first = Attempt.of("checkpoint")
+    first.machine.__class__ = Hasty
+
+    with pytest.raises(AssertionError) as caught:
+        visit_all(first)
+
+    twice = "('say', 1, 'a/0', 'acknowledge')"
+    assert f"after [('want',), {twice}], then one of" in caught.value.__notes__[0]

@@ -23,7 +23,14 @@ from flowsnap import (
     split,
 )
 from flowsnap.api.windowed import WindowedStream
-from flowsnap.connectors import Collect, TextFiles
+from flowsnap.connectors import (
+    Change,
+    Collect,
+    DeadLetter,
+    PostgresChanges,
+    PostgresTable,
+    TextFiles,
+)
 from flowsnap.core.operator import OperatorContext
 from flowsnap.operators.window import Sum, Tumbling, Window, WindowResult
 from flowsnap.runtime.status import JobResult
@@ -208,6 +215,31 @@ def patterns(keyed: KeyedStream[str, Payment]) -> None:
     assert_type(found.flat_select(lambda match: match["much"]), Stream[Payment])
     keyed.pattern("much")  # type: ignore[arg-type]
     keyed.pattern(twice, skip="past_last")  # type: ignore[arg-type]
+
+
+def without_raw(letters: Stream[DeadLetter]) -> Stream[str]:
+    return letters.map(lambda letter: letter.reason)
+
+
+def dead_letters(job: Pipeline, payments: Stream[Payment]) -> None:
+    payments.sink(Collect(), dead_letters=Collect())
+    payments.sink(Collect(), dead_letters=without_raw)
+    payments.sink(Collect(), dead_letters=lambda letters: letters.sink(Collect()))
+    payments.sink(Collect(), dead_letters="bad")  # type: ignore[arg-type]
+    payments.sink(Collect(), dead_letters=parse)  # type: ignore[arg-type]
+
+
+def tables(job: Pipeline, by_table: dict[str, type]) -> None:
+    table = PostgresTable("", "payments", by="id", type=Payment, on_error="dead-letter")
+    assert_type(job.source(table), Stream[Any])
+    PostgresTable("", "payments", by=["day", "id"], columns=["id"], bounded=True)
+    PostgresChanges("", "payments", slot="s", type=Payment, on_error="fail", snapshot=False)
+    changes = PostgresChanges("", ["payments", "users"], slot="s", type=by_table)
+    assert_type(job.source(changes), Stream[Any])
+    assert_type(Change(op="insert", table="payments").after, Any)
+    PostgresTable("", "payments", by="id", on_error="ignore")  # type: ignore[arg-type]
+    PostgresTable("", "payments", by="id", kind=Payment)  # type: ignore[call-arg]
+    PostgresChanges("", "payments", type=Payment)  # type: ignore[call-arg]
 
 
 def mistakes(job: Pipeline, keyed: KeyedStream[str, Payment]) -> None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -173,14 +174,24 @@ def test_a_checkpoint_that_is_not_there_makes_no_savepoint(job: JobDirectory) ->
     assert savepoint_paths(job) == {}
 
 
+def failing(error: int | None = errno.EIO) -> Iterator[FaultyFileSystem]:
+    """Yield file systems whose first call fails, whose second, ..., until none does.
+
+    Without an ``error`` the process dies at that call.
+    """
+    for fail_at in count(1):
+        files = FaultyFileSystem(fail_at, error, below=Unsynced())
+        yield files
+        if not files.has_failed:
+            break
+    assert fail_at > 8
+
+
 def test_whatever_fails_there_is_a_whole_savepoint_or_none(
     job: JobDirectory, tmp_path: Path
 ) -> None:
     complete(job, tmp_path)
-    fail_at, files = 0, FaultyFileSystem()
-    while fail_at == 0 or files.has_failed:
-        fail_at += 1
-        files = FaultyFileSystem(fail_at, below=Unsynced())
+    for files in failing():
         with suppress(StorageError):
             export.export(job, ONE, "monday", files)
         if "monday" in savepoint_paths(job):
@@ -188,17 +199,13 @@ def test_whatever_fails_there_is_a_whole_savepoint_or_none(
             assert contents(found.base, found.manifest) == WHOLE
             export.remove(found.path)
         assert list((job.root / "savepoints").glob("*")) == []
-    assert fail_at > 8
 
 
 def test_whenever_the_process_dies_the_next_start_removes_what_is_half_done(
     job: JobDirectory, tmp_path: Path
 ) -> None:
     complete(job, tmp_path)
-    fail_at, files = 0, FaultyFileSystem()
-    while fail_at == 0 or files.has_failed:
-        fail_at += 1
-        files = FaultyFileSystem(fail_at, None, below=Unsynced())
+    for files in failing(None):
         with suppress(SimulatedCrash):
             export.export(job, ONE, "monday", files)
         job.clean_leftovers()
@@ -378,23 +385,22 @@ def test_a_savepoint_of_a_checkpoint_that_was_brought_in_keeps_its_origin(
 def test_whenever_the_process_dies_the_job_goes_on_as_before_or_with_the_savepoint(
     saved: Savepoint, tmp_path: Path
 ) -> None:
-    fail_at, files = 0, FaultyFileSystem()
-    while fail_at == 0 or files.has_failed:
-        fail_at += 1
+    deaths = 0
+    for files in failing(None):
         shutil.rmtree(tmp_path / "other", ignore_errors=True)
         with opened(tmp_path / "other") as other:
             former = other.begin_run()
-        files = FaultyFileSystem(fail_at, None, below=Unsynced())
         with suppress(SimulatedCrash):
             other = JobDirectory.open(tmp_path / "other", "words", filesystem=files)
             bring_in(other, saved)
         other.close()
+        deaths += files.has_failed
         with opened(tmp_path / "other") as other:
             other.clean_leftovers()
             newest = other.latest()
             assert (newest is None) == (other.run_id == former)
             assert newest is None or contents(other.root, newest) == WHOLE
-    assert fail_at > 30
+    assert deaths > 30
 
 
 # --- what is refused -------------------------------------------------------------------------

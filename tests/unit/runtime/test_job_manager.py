@@ -303,35 +303,29 @@ def test_too_many_failed_checkpoints_fail_the_attempt(tmp_path: Path) -> None:
     world.manager.close()
 
 
-def test_a_manifest_of_unknown_outcome_fails_the_attempt_and_aborts_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def write(_: Any) -> None:
-        raise StorageError("nobody knows", is_definite=False)
-
+def acknowledge_unwritten(world: World, error: StorageError) -> None:
+    """Let all tasks acknowledge a checkpoint whose manifest the store does not take."""
     world.run()
     world.pass_time(1_000)
     world.heard()
-    monkeypatch.setattr(world.recovery, "write_manifest", write)
 
-    world.acknowledge(1)
+    def write(_: Any) -> None:
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.recovery, "write_manifest", write)
+        world.acknowledge(1)
+
+
+def test_a_manifest_of_unknown_outcome_fails_the_attempt_and_aborts_nothing(world: World) -> None:
+    acknowledge_unwritten(world, StorageError("nobody knows", is_definite=False))
 
     assert world.kinds() == ["Cancel"]
     assert world.manager.status.failures == ("nobody knows",)
 
 
-def test_a_manifest_that_is_surely_not_written_aborts_the_checkpoint_only(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def write(_: Any) -> None:
-        raise StorageError("no space left")
-
-    world.run()
-    world.pass_time(1_000)
-    world.heard()
-    monkeypatch.setattr(world.recovery, "write_manifest", write)
-
-    world.acknowledge(1)
+def test_a_manifest_that_is_surely_not_written_aborts_the_checkpoint_only(world: World) -> None:
+    acknowledge_unwritten(world, StorageError("no space left"))
 
     assert world.kinds() == ["AbortCheckpoint"]
     assert world.state == "running"
