@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -10,20 +11,39 @@ import click
 from rich.console import Console
 
 import flowsnap
-from flowsnap.cli.checkpoints import checkpoints_command
-from flowsnap.cli.diff import diff_command
-from flowsnap.cli.graph import graph_command
-from flowsnap.cli.inspect import inspect_command
 from flowsnap.cli.options import is_debug
 from flowsnap.cli.report import FAILED, INTERRUPTED, exit_code, report
-from flowsnap.cli.run import run_command
-from flowsnap.cli.savepoint import savepoint_command
-from flowsnap.cli.stop import cancel_command, stop_command
-from flowsnap.cli.verify import verify_command
 from flowsnap.errors import FlowsnapError
 
+COMMANDS = {
+    "run": "flowsnap.cli.run:run_command",
+    "savepoint": "flowsnap.cli.savepoint:savepoint_command",
+    "stop": "flowsnap.cli.stop:stop_command",
+    "cancel": "flowsnap.cli.stop:cancel_command",
+    "checkpoints": "flowsnap.cli.checkpoints:checkpoints_command",
+    "verify": "flowsnap.cli.verify:verify_command",
+    "inspect": "flowsnap.cli.inspect:inspect_command",
+    "diff": "flowsnap.cli.diff:diff_command",
+    "graph": "flowsnap.cli.graph:graph_command",
+}
+"""Where each command is; only the one that is called is imported."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class Commands(click.Group):
+    """The commands of ``COMMANDS``, in their order."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(flowsnap.__version__, prog_name="flowsnap")
 def commands() -> None:
     """Stream processing with exactly-once snapshots.
@@ -34,17 +54,6 @@ def commands() -> None:
     Exit codes: 0 done, 1 the job failed, 2 wrong use or configuration, 3 cannot restore or
     damaged, 130 interrupted.
     """
-
-
-commands.add_command(run_command)
-commands.add_command(savepoint_command)
-commands.add_command(stop_command)
-commands.add_command(cancel_command)
-commands.add_command(checkpoints_command)
-commands.add_command(verify_command)
-commands.add_command(inspect_command)
-commands.add_command(diff_command)
-commands.add_command(graph_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
