@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # No deadline: a slow machine is no failure. Derandomised: a test that was green stays green until
 # the code changes.
 settings.register_profile("flowsnap", deadline=None, derandomize=True, max_examples=100)
-settings.load_profile("flowsnap")
+# Many, and other ones each night: what has failed is kept in .hypothesis, and is tried first.
+settings.register_profile(
+    "nightly",
+    deadline=None,
+    derandomize=False,
+    max_examples=5_000,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "flowsnap"))
 
 pytest_plugins = ["pytester"]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from flowsnap.core.ids import CheckpointId, TaskId, WorkerId
+from flowsnap.core.ids import CheckpointId, OperatorId, TaskId, WorkerId
 from flowsnap.core.manifest import FileHandle
 from flowsnap.core.message import Deploy
+from flowsnap.core.operator import Sink
 from flowsnap.errors import StorageError
 from flowsnap.runtime.attempt import Deployment
 from flowsnap.runtime.parts import TakenSnapshot
@@ -128,6 +129,21 @@ class CheckedRecovery(Recovery):
     """The real recovery; what it chooses is checked."""
 
     cluster: Cluster
+    process: Process
+
+    def submit(self) -> None:
+        super().submit()
+        wanted = self.cluster.wanted
+        if wanted is not None:
+            self.cluster.wanted = None
+            self.cluster.checker.went_back(wanted, self.restored_from)
+
+    def _sinks(self) -> list[tuple[OperatorId, Sink]]:
+        """What sinks do at the beginning and at the end they do in the job manager's process."""
+        return [
+            (name, sink.of(self.process) if isinstance(sink, TransactionalSink) else sink)
+            for name, sink in super()._sinks()
+        ]
 
     def begin_attempt(self, graph: Any, config: Any) -> Deployment:
         deployment = super().begin_attempt(graph, config)

@@ -28,6 +28,7 @@ from flowsnap.core.message import (
 from flowsnap.errors import RestoreError
 from flowsnap.runtime.attempt import Attempt, Deployment
 from flowsnap.storage import layout
+from flowsnap.storage.store import is_temporary
 from flowsnap.testing import reference
 from flowsnap.testing.conservation import Stored, in_transit
 from flowsnap.testing.disk import Inode
@@ -61,6 +62,7 @@ class Checker:
         self.covered: set[str] = set()
         self.newest_attempt = AttemptId(0)  # whose record is durable
         self.is_drained = False
+        self.has_gone_back = False
         self._contents: dict[str, Inode] = {}
         self._durable: dict[str, Inode] = {}
         self._seen: set[str] = set()
@@ -77,6 +79,9 @@ class Checker:
             self._check_deleted(path, self.complete, "visible")
         else:
             self._contents[path] = inode
+            is_whole = inode.durable == inode.content
+            if not is_whole and not is_temporary(path.rpartition("/")[2]):
+                self.world.fail(f"C8: {path} is visible before its content is durable")
             if path not in self._seen:
                 self._seen.add(path)
                 self._check_stored(path)
@@ -141,8 +146,6 @@ class Checker:
                 f"C7: checkpoint {checkpoint_id} of attempt {manifest.attempt} was completed after "
                 f"attempt {self.newest_attempt} had begun"
             )
-        if inode.durable != inode.content:
-            self.world.fail(f"C8: {path} is visible before its content is durable")
         self._check_files(manifest)
         if not self.world.violation:  # What is missing has no content to be looked at.
             self._check_output(manifest)
@@ -245,7 +248,29 @@ class Checker:
         if transaction.id in self.covered:
             self.world.fail(f"C4: {transaction.id} of a durable checkpoint is aborted")
 
+    def goes_back(self, operator: str, after: int) -> bool:
+        """C6: only where its user has wanted an older checkpoint is anything left behind."""
+        left = {
+            transaction.id
+            for transaction in self.system.transactions.values()
+            if transaction.operator == operator and transaction.checkpoint_id > after
+        } & self.covered
+        if left and not self.has_gone_back:
+            self.world.fail(f"C6: {min(left)} came after checkpoint {after}, which is restored")
+        self.covered -= left
+        return bool(left)
+
     # --- the job manager ----------------------------------------------------------------------
+
+    def went_back(self, wanted: CheckpointId, restored: CheckpointId | None) -> None:
+        """The job manager was to begin with an older checkpoint."""
+        newer = {one for one in (*self.complete, *self.durable) if one > wanted}
+        if restored != wanted or newer:
+            self.world.fail(
+                f"C6: checkpoint {wanted} was wanted, {restored} is restored, and of newer ones "
+                f"there are {sorted(newer)}"
+            )
+        self.world.trace.reached("an older checkpoint is restored")
 
     def attempt_begun(self, deployment: Deployment, workers: int) -> None:
         """An attempt begins, from a checkpoint or from none."""

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from flowsnap.config import JobConfig, Restart
+from flowsnap.core.ids import CheckpointId
 from flowsnap.core.job import JobState
 from flowsnap.core.manifest import CheckpointManifest
 from flowsnap.core.message import Deploy
@@ -49,6 +50,7 @@ ATTEMPTS_MAX = 40
 ORPHAN_US = 40_000
 TIMEOUT_MS_ENOUGH = 1_000
 SCRATCH = "/dev/shm"
+RESUMED = {JobState.STOPPED, JobState.CANCELLED}
 
 
 class Cluster:
@@ -73,6 +75,9 @@ class Cluster:
         self.layout = 0
         self.is_finished = False
         self.is_healed = False
+        self.goes_back = False
+        """Whether its user wants an older checkpoint at the next start at which there is one."""
+        self.wanted: CheckpointId | None = None
         self.orphans: list[WorkerProcess] = []
         self._networks: dict[tuple[int, int], DataNetwork] = {}
         self._flows: dict[tuple[int, int], Flow] = {}
@@ -184,8 +189,8 @@ class Cluster:
                 return
             self._reruns += 1
             self.world.trace.reached("finished job is run again")
-        if state is JobState.STOPPED:
-            self.world.trace.reached("stopped and resumed")
+        if state in RESUMED:
+            self.world.trace.reached(f"{state} and resumed")
         self._bury_manager()
 
     def _bury_manager(self) -> None:
@@ -212,9 +217,22 @@ class Cluster:
             self._build()
         self._generations += 1
         self.world.note("user", f"starts the job, layout {self.layout}")
+        self._choose_checkpoint()
         workers = self.workload.workers(self.layout)
         self.manager = ManagerProcess(self, self._generations, workers)
         self.manager.wake(self.world.now_us)
+
+    def _choose_checkpoint(self) -> None:
+        """Have the user ask for an older checkpoint, again until the job has gone back to it."""
+        complete = sorted(self.checker.complete)
+        if self.wanted not in complete:
+            self.wanted = None
+        if self.goes_back and len(complete) > 1:
+            self.goes_back = False
+            self.wanted = self.world.faults.choice(complete[:-1])
+        if self.wanted is not None:
+            self.checker.has_gone_back = True
+            self.world.note("user", f"wants checkpoint {self.wanted}")
 
     def _build(self) -> None:
         self.definition = self.workload.build(self.layout, self.checker.system)

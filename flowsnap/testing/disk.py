@@ -3,12 +3,15 @@
 Content is durable once its file was synced, a name once its directory was. Until then a crash
 decides for each change by chance: it has reached the disk, it is lost, or it stays where a living
 kernel keeps it, to be decided by the next crash. Content that was not synced is cut off anywhere.
+A sync that fails may have dropped what it was to write: readers still see it, the next sync returns
+without an error, and on the disk there are zeros.
 ``DirectoryStore`` runs on it unchanged.
 
 Only what lies below ``root`` is simulated, but for the local scratch there: that is real, because
 nobody relies on it after a crash.
 
-Source: Pillai et al., "All File Systems Are Not Created Equal" (OSDI 2014).
+Source: Pillai et al., "All File Systems Are Not Created Equal" (OSDI 2014); Rebello et al., "Can
+Applications Recover from fsync Failures?" (ATC 2020).
 """
 
 from __future__ import annotations
@@ -25,15 +28,20 @@ from flowsnap.testing.world import Actor, Point, World
 
 
 class Inode:
-    """One file: its content now, and what of it is durable."""
+    """One file: its content now, and what of it is durable; ``lost`` bytes never will be."""
 
-    __slots__ = ("content", "durable", "number", "writer")
+    __slots__ = ("content", "durable", "lost", "number", "writer")
 
     def __init__(self, number: int, writer: Actor) -> None:
         self.number = number
         self.writer = writer
         self.content = b""
         self.durable: bytes | None = None
+        self.lost = 0
+
+    def written_out(self) -> bytes:
+        """Return what the disk has once everything was written that the kernel still knows of."""
+        return bytes(self.lost) + self.content[self.lost :] if self.lost else self.content
 
 
 Directory = dict[str, "Inode | None"]
@@ -78,6 +86,9 @@ class Disk:
         self.calls = 0
         self.faults: dict[int, tuple[int, bool]] = {}  # call: errno, takes effect
         self.points: list[tuple[Point, int, bool]] = []  # where, errno, takes effect
+        self.syncs = 0  # of files
+        self.lost_syncs: set[int] = set()
+        self.quota_bytes: int | None = None
         self._observer = observer
         self._owned: dict[str, bool] = {}  # by path
         self._inodes = 0
@@ -124,6 +135,21 @@ class Disk:
         )
         for name, now in names.items():
             self._set(directory, name, now, actor)
+
+    def sync(self, inode: Inode) -> bool:
+        """Make the content of a file durable; False: it failed, and has dropped it instead."""
+        self.syncs += 1
+        if self.syncs in self.lost_syncs and inode.durable is None and inode.content:
+            inode.lost = len(inode.content)
+            self.world.trace.reached("failed sync drops what was written")
+            return False
+        inode.durable = inode.written_out()
+        return True
+
+    def used_bytes(self) -> int:
+        """Return the size of all files that have a name."""
+        files = (inode for names in self.tree.values() for inode in names.values())
+        return sum(len(inode.content) for inode in files if inode is not None)
 
     def sync_directory(self, directory: str) -> None:
         """Make the names in a directory durable, whoever has changed them."""
@@ -188,7 +214,7 @@ class Disk:
                     continue
                 if is_power_lost or inode.writer in victims:
                     self.world.trace.reached("a torn file after a crash")
-                    cut = inode.content[: chance.randrange(len(inode.content) + 1)]
+                    cut = inode.written_out()[: chance.randrange(len(inode.content) + 1)]
                     inode.content = inode.durable = inode.durable or cut
 
     def _make_durable(self, change: Change) -> None:

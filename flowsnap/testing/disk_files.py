@@ -65,6 +65,8 @@ class DiskFileSystem(FileSystem):
         if opened is None:
             return super().write(descriptor, data)
         call = self._begin("write", "")
+        if self._disk.quota_bytes is not None:
+            self._take_space(len(data), self._disk.quota_bytes)
         opened.inode.content += bytes(data)
         self._end(call)
         return len(data)
@@ -72,8 +74,8 @@ class DiskFileSystem(FileSystem):
     def fsync(self, descriptor: int) -> None:
         opened = self._open.get(descriptor)
         call = self._begin("fsync", "")
-        if opened is not None:
-            opened.inode.durable = opened.inode.content
+        if opened is not None and not self._disk.sync(opened.inode):
+            raise self._fault("fsync", "", errno.EIO)
         self._end(call)
 
     def close(self, descriptor: int) -> None:
@@ -182,6 +184,14 @@ class DiskFileSystem(FileSystem):
         if not self._disk.owns(text):
             return super().is_file(path)
         return isinstance(self._disk.find(text), Inode)
+
+    def _take_space(self, size_bytes: int, quota_bytes: int) -> None:
+        reached, situations = self.world.trace.reached, self.world.trace.situations
+        if self._disk.used_bytes() + size_bytes > quota_bytes:
+            reached("used up space")
+            raise self._fault("write", "", errno.ENOSPC)
+        if "used up space" in situations:
+            reached("space comes back")
 
     def _descriptor(self, inode: Inode) -> int:
         self._next += 1

@@ -40,6 +40,9 @@ class EventTimeChecker:
     def restored(self, manifest: CheckpointManifest | None) -> None:
         """An attempt goes on from a checkpoint, or from none."""
         self._restored = {} if manifest is None else reached_by(manifest)
+        # What came after it may have been lost with the power, or given up by the user.
+        self._newest = CheckpointId(0) if manifest is None else manifest.checkpoint_id
+        self._reached = self._restored
         if self._restored:
             self._world.trace.reached("event time goes on from a checkpoint")
 

@@ -129,7 +129,7 @@ class OwnSink(TransactionalSink):
     def recover(self, committables: Sequence[dict[str, Any]]) -> None:
         with self._effect("recover"):
             self._own.recover([one["own"] for one in committables if one["own"] is not None])
-        TransactionalSink.commit(self, committables)
+        self._commit(committables)
         assert self._actor is not None
         place = self._context
         self._system.abort_older(self._actor, place.operator, place.attempt)

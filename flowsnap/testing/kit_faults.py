@@ -29,9 +29,10 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
 
     ``workers``, ``manager``: one is killed, or sleeps for a while and wakes up as a zombie.
     ``power``: all die at once, and the disk forgets what was not synced. ``network``: connections
-    and frames are lost. ``disk``: calls fail, with or without having taken effect. ``sinks``: so do
-    prepare and commit. ``sources``: a read raises. ``clock``: the wall clock jumps. ``rescale``: a
-    job that is started again may have another parallelism and another number of workers.
+    and frames are lost, or late. ``disk``: calls fail, with or without having taken effect, and
+    there is no space. ``sinks``: prepare and commit fail, or take effect late. ``sources``: a read
+    raises. ``clock``: the wall clock jumps. ``rescale``: a job that is started again may have
+    another parallelism and another number of workers.
     """
 
     workers: bool = True
@@ -84,12 +85,17 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
             **dict.fromkeys(DEADLY, is_deadly),
             "zombie": self.workers and self.manager,
             "stop": self.manager,
+            "cancel": self.manager,
             "reset": self.network,
+            "partition": self.network,
             "drop": self.network,
             "control": self.network,
             "disk": self.disk,
             "fail": self.disk,
+            "sync": self.disk,
+            "quota": self.disk,
             "sink": self.sinks,
+            "late": self.sinks,
             "user": self.sources,
             "wall": self.clock,
         }
@@ -126,13 +132,30 @@ def describe(fault: Fault) -> str:
         "disk": f"call {fault.at} of the disk fails, {side}",
         "sink": f"call {fault.at} of a sink fails, {side}",
         "user": f"read {fault.at} of a source raises",
-        "stop": f"the job is stopped in order {moment}, and resumed",
+        "sync": f"sync {fault.at} of a file fails, and what was written is lost",
+        "quota": f"there are {fault.value} bytes of space left {moment}",
+        "late": f"commit {fault.at} of a sink takes effect {fault.value / 1000:g} ms late",
+        "stop": f"the job is stopped in order {_when(fault)}, and resumed",
+        "cancel": f"the job is cancelled {_when(fault)}, and resumed",
+        "partition": f"one direction {_between(fault)} is blocked {moment}",
         "reset": f"two workers lose each other {moment}",
         "drop": f"frames between two workers are lost in silence {moment}",
         "control": f"a worker loses the job manager {moment}",
         "wall": f"the wall clock jumps by {fault.value / 1000:g} s {moment}",
         "zombie": f"the workers sleep while their job manager dies, {moment}",
     }.get(fault.kind, f"{fault.kind} {moment}")
+
+
+def _when(fault: Fault) -> str:
+    if not fault.value:
+        return f"at {fault.at / 1000:.1f} ms"
+    return f"{fault.who / 1000:g} ms after number {fault.at} of {_place(POINTS, fault.value - 1)}"
+
+
+def _between(fault: Fault) -> str:
+    if fault.who == SELF:
+        return "between two workers"
+    return f"{'from' if fault.is_after else 'to'} worker {fault.who}"
 
 
 def _describe_death(fault: Fault, moment: str) -> str:

@@ -115,6 +115,8 @@ class ProcessLauncher:
         if process is not None and process.is_alive:
             if process.is_paused:
                 process.world.trace.reached("silent worker is given up")
+            if process.link.is_unheard:
+                process.world.trace.reached("worker behind a partition is given up")
             self._cluster.kill(process)
 
     def deaths(self) -> list[tuple[WorkerId, str]]:
@@ -198,8 +200,9 @@ class ManagerProcess(Process):
         directory = CheckedDirectory(store, definition.graph.name, OwnerLock(-1))
         directory.is_local = self.world.schedule.random() < 0.5
         scratch = root / f"scratch-{self.generation}"
-        self.recovery = recovery = CheckedRecovery(directory, definition, scratch, "latest")
-        recovery.cluster = cluster
+        wanted = "latest" if cluster.wanted is None else cluster.wanted
+        self.recovery = recovery = CheckedRecovery(directory, definition, scratch, wanted)
+        recovery.cluster, recovery.process = cluster, self
         recovery.submit()
         graph = build_execution_graph(definition.graph, self._workers)
         index = Index.of(graph)
@@ -211,6 +214,9 @@ class ManagerProcess(Process):
     def _finish(self) -> None:
         assert self.manager is not None
         assert self.recovery is not None
+        machine = self.manager._machine
+        if machine.state is JobState.STOPPED and machine._ended == machine._tasks:
+            self.world.trace.reached("ended behind the cut of a stop")
         try:
             self._state = JobState(self.manager.result().state)
             if self._state is JobState.FINISHED:

@@ -9,6 +9,7 @@ from flowsnap.core.commit import CommitRound, SinkCommits
 from flowsnap.core.job import JobMachine
 from flowsnap.runtime.sink_output import SinkOutput
 from flowsnap.testing.mutants import Patch, mutant
+from flowsnap.testing.plan import LOOPS
 from flowsnap.testing.sink import Transaction, TransactionalSink
 
 
@@ -20,7 +21,7 @@ def commit_at_prepare(patch: Patch) -> None:
     def prepare(self: TransactionalSink, checkpoint_id: Any) -> Any:
         committable = original(self, checkpoint_id)
         if committable is not None:
-            self.commit([committable])
+            self._commit([committable])
         return committable
 
     patch.set(TransactionalSink, "prepare", prepare)
@@ -85,7 +86,7 @@ def empty_prepare_that_is_not_in_the_snapshot(patch: Patch) -> None:
     patch.set(SinkCommits, "pending", promised)
 
 
-@mutant("C4")
+@mutant("C4", needs=LOOPS)
 def stop_that_is_taken_for_the_end(patch: Patch) -> None:
     """A job that was stopped has finished if all tasks have ended before its last commit."""
     original = JobMachine._finish
@@ -112,4 +113,4 @@ def transaction_that_is_used_again(patch: Patch) -> None:
 @mutant("C4")
 def prepared_output_that_is_left_behind(patch: Patch) -> None:
     """Nobody aborts what an older attempt has prepared for a checkpoint that came to nothing."""
-    patch.set(TransactionalSink, "recover", lambda self, committables: self.commit(committables))
+    patch.set(TransactionalSink, "recover", lambda self, committables: self._commit(committables))

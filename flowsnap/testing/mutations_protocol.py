@@ -131,7 +131,7 @@ def checkpoint_without_its_last_task(patch: Patch) -> None:
     patch.set(CheckpointCoordinator, "_acknowledge", acknowledge)
 
 
-@mutant("C1", "C2", "C3", "C4")
+@mutant("C1", "C2", "C3", "C4", "C12")
 def sequence_numbers_that_nobody_checks(patch: Patch) -> None:
     """A frame that was lost on the way is not missed."""
     patch.set(PeerSession, "accept", lambda self, header: None)
@@ -194,6 +194,12 @@ def older_checkpoint_that_is_restored(patch: Patch) -> None:
             del self._directory.checkpoints
 
     patch.set(Recovery, "begin_attempt", begin_attempt)
+
+
+@mutant("C6")
+def newer_checkpoints_that_are_kept(patch: Patch) -> None:
+    """Who restores an older checkpoint finds the newest one restored after the next failure."""
+    patch.set(JobStore, "go_back", lambda self, checkpoint_id, but=None: [])
 
 
 @mutant("C3", "C4", "C5")

@@ -19,6 +19,20 @@ def files_without_sync(patch: Patch) -> None:
     patch.set(DiskFileSystem, "fsync", lambda self, descriptor: None)
 
 
+@mutant("C8")
+def fsync_that_is_tried_again(patch: Patch) -> None:
+    """A sync that has failed is tried again, and returns, for the kernel has forgotten the data."""
+    original = DiskFileSystem.fsync
+
+    def fsync(self: DiskFileSystem, descriptor: int) -> None:
+        try:
+            original(self, descriptor)
+        except OSError:
+            original(self, descriptor)
+
+    patch.set(DiskFileSystem, "fsync", fsync)
+
+
 @mutant("C4", "C6", "C7", "C8")
 def names_without_sync(patch: Patch) -> None:
     """No directory is synced."""

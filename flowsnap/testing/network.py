@@ -3,7 +3,8 @@
 Control plane and data plane are the twins in memory, with their real admission, sessions and
 sequence numbers; only what lies between the two ends is replaced. Each direction of a connection is
 FIFO with random delays. A lost connection loses a suffix of what is under way, and both ends learn
-of it a moment later. A dropped frame is lost without anybody being told, as ZeroMQ may do.
+of it a moment later. A dropped frame is lost without anybody being told, as ZeroMQ may do. One
+direction may be blocked for a while: TCP sends again until it is open, so all of it comes late.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ class ControlLink:
         self._beats = make_identity(worker, is_heartbeat=True)
         self._inbox: deque[bytes] = deque()
         self._up_us = self._down_us = 0
+        self._up_blocked_us = self._down_blocked_us = 0
         self._lost_at_us: int | None = None
         self._late_us = 0
         hub.outboxes[self._identity] = _Outbox(self._send_down)
@@ -166,6 +168,18 @@ class ControlLink:
             self._late_us = world.network.randint(*LATE_US)
         world.after(world.network.randint(1_000, 3_000), self._notice)
 
+    def block(self, until_us: int, *, is_up: bool) -> None:
+        """Have nothing arrive at one end until a moment; what is sent meanwhile comes then."""
+        if is_up:
+            self._up_blocked_us = until_us
+        else:
+            self._down_blocked_us = until_us
+
+    @property
+    def is_unheard(self) -> bool:
+        """Whether the way to the job manager is blocked."""
+        return self._up_blocked_us > self._world.now_us
+
     def _notice(self) -> None:
         self.is_lost = True
         self.process.wake(self._world.now_us)
@@ -175,7 +189,8 @@ class ControlLink:
 
     def _send_up(self, identity: bytes, data: bytes) -> None:
         world, hub = self._world, self._hub
-        self._up_us = at_us = max(self._up_us + 1, world.now_us + self._delay_us())
+        earliest_us = max(self._up_us + 1, self._up_blocked_us)
+        self._up_us = at_us = max(earliest_us, world.now_us + self._delay_us())
 
         def arrive() -> None:
             if self._arrives(at_us):
@@ -191,7 +206,8 @@ class ControlLink:
 
     def _send_down(self, data: bytes) -> None:
         world = self._world
-        self._down_us = at_us = max(self._down_us + 1, world.now_us + self._delay_us())
+        earliest_us = max(self._down_us + 1, self._down_blocked_us)
+        self._down_us = at_us = max(earliest_us, world.now_us + self._delay_us())
 
         def arrive() -> None:
             if self._arrives(at_us) and self.process.is_alive:
@@ -216,12 +232,13 @@ def _name(message: FromWorker) -> str:
 class _Wire:
     """One direction between two workers."""
 
-    __slots__ = ("frames", "is_cut", "last_us", "noticed_us", "to_drop")
+    __slots__ = ("blocked_us", "frames", "is_cut", "last_us", "noticed_us", "to_drop")
 
     def __init__(self) -> None:
         self.frames: deque[tuple[int, MemoryFrame]] = deque()
         self.last_us = 0
         self.to_drop = 0
+        self.blocked_us = 0
         self.is_cut = False
         self.noticed_us = 0
 
@@ -279,14 +296,18 @@ class DataNetwork:
         """Lose the next ``count`` numbered frames of one direction, silently."""
         self.wire(source, target).to_drop += count
 
+    def block(self, source: WorkerId, target: WorkerId, until_us: int) -> None:
+        """Have no frame of one direction arrive until a moment; the other one stays open."""
+        self.wire(source, target).blocked_us = until_us
+
     def in_use(self) -> list[tuple[WorkerId, WorkerId]]:
         """Return the directions in which anything was sent, in order."""
         return sorted(ends for ends, wire in self._wires.items() if wire.last_us)
 
-    def stop_dropping(self) -> None:
-        """Lose nothing more."""
+    def heal(self) -> None:
+        """Lose and block nothing more."""
         for wire in self._wires.values():
-            wire.to_drop = 0
+            wire.to_drop = wire.blocked_us = 0
 
 
 class _View(MemoryNetwork):
@@ -308,7 +329,8 @@ class _View(MemoryNetwork):
             wire.to_drop -= 1
             world.note("network", f"drops #{header.sequence} of channel {header.channel}")
         elif not wire.is_cut:
-            wire.last_us = at_us = max(wire.last_us, world.now_us + delay_us(world))
+            earliest_us = max(wire.last_us, wire.blocked_us)
+            wire.last_us = at_us = max(earliest_us, world.now_us + delay_us(world))
             wire.frames.append((at_us, frame))
             peer = self._network.members.get(target)
             if peer is not None:

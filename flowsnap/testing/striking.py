@@ -19,8 +19,10 @@ from flowsnap.testing.world import Actor, Point
 if TYPE_CHECKING:
     from flowsnap.testing.cluster import Cluster
 
-WISHES = {"stop", "drain", "savepoint", "ask"}
-MOMENT_KINDS = WISHES | {"kill", "pause", "reset", "drop", "control", "wall", "zombie"}
+WISHES = {"stop", "drain", "savepoint", "cancel", "older", "ask"}
+MOMENT_KINDS = WISHES | {
+    "kill", "pause", "reset", "drop", "control", "wall", "zombie", "partition", "quota"
+}  # fmt: skip
 ALIGNMENTS: tuple[Alignment | None, ...] = (None, "aligned", "unaligned")
 
 
@@ -70,6 +72,10 @@ class Striking:
             case "sink":
                 calls = self._cluster.checker.system.faults
                 calls[fault.at] = "applied" if fault.is_after else "refused"
+            case "late":
+                self._cluster.checker.system.late_us[fault.at] = fault.value
+            case "sync":
+                disk.lost_syncs.add(fault.at)
             case _:
                 self._cluster.workload.trouble.at.add(fault.at)
 
@@ -80,13 +86,19 @@ class Striking:
             armed.clear()
         world.points.clear()
         cluster.disk.points.clear()
+        cluster.disk.lost_syncs.clear()
+        cluster.disk.quota_bytes = None
         cluster.checker.system.faults.clear()
+        cluster.checker.system.late_us.clear()
         cluster.workload.trouble.at.clear()
         for process in list(self._paused):
             self._resume(process)
         network = cluster.newest_network()
         if network is not None:
-            network.stop_dropping()
+            network.heal()
+        for worker in cluster.workers():
+            worker.link.block(0, is_up=True)
+            worker.link.block(0, is_up=False)
 
     def look_at_death(self, process: Process) -> None:
         """Count the situation that a process died in."""
@@ -146,6 +158,8 @@ class Striking:
             "drop": self._drop,
             "control": self._lose_control,
             "wall": self._jump,
+            "partition": self._partition,
+            "quota": self._limit,
             "zombie": self._make_zombies,
             **dict.fromkeys(WISHES, self._wish),
         }
@@ -233,6 +247,24 @@ class Striking:
             self._world.trace.reached("control connection lost")
             process.link.lose()
 
+    def _partition(self, fault: Fault) -> None:
+        """Block one direction for a while, and leave the other open."""
+        reached, until_us = self._world.trace.reached, self._world.now_us + fault.value
+        if fault.who == SELF:
+            network = self._cluster.newest_network()
+            if network is not None and (wires := network.in_use()):
+                reached("one way between two workers is blocked")
+                network.block(*wires[fault.at % len(wires)], until_us)
+            return
+        for process in self._victims(fault.who):
+            assert isinstance(process, WorkerProcess)
+            reached(f"one way {'from' if fault.is_after else 'to'} a worker is blocked")
+            process.link.block(until_us, is_up=fault.is_after)
+
+    def _limit(self, fault: Fault) -> None:
+        disk = self._cluster.disk
+        disk.quota_bytes = disk.used_bytes() + fault.value
+
     def _jump(self, fault: Fault) -> None:
         self._world.trace.reached("wall clock jumped")
         self._world.time.wall_offset_ms += fault.value
@@ -249,6 +281,14 @@ class Striking:
             case "drain":
                 self._cluster.checker.is_drained = True
                 manager.desk.ask("stop", is_drain=True)
+            case "cancel":
+                manager.request_cancel()
+            case "older":
+                self._cluster.goes_back = True
+                if fault.is_after:
+                    self._cluster.kill(process)
+                    return
+                manager.request_cancel()
             case "savepoint":
                 manager.desk.ask("savepoint", savepoint=f"savepoint-{fault.at}")
             case _:

@@ -16,13 +16,14 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Protocol
 
 from flowsnap.testing.clock import VirtualTime
 from flowsnap.testing.faults import SimulatedCrash
 from flowsnap.testing.trace import Trace
 
-STREAMS = ("topology", "workload", "schedule", "network", "disk", "faults")
+STREAMS = ("topology", "workload", "schedule", "network", "disk", "faults", "sinks")
 
 
 class Actor(Protocol):
@@ -55,9 +56,9 @@ class World:
         self.seed = seed
         self.time = VirtualTime()
         self.trace = Trace()
-        self.topology, self.workload, self.schedule, self.network, self.disk, self.faults = (
-            random.Random(f"{seed}/{stream}") for stream in STREAMS
-        )
+        streams = (random.Random(f"{seed}/{stream}") for stream in STREAMS)
+        self.topology, self.workload, self.schedule, self.network, self.disk = islice(streams, 5)
+        self.faults, self.sinks = streams
         self.effects = 0
         self.steps = 0
         self.violation = ""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flowsnap.core.commit import SinkCommits
-from flowsnap.core.ids import CheckpointId
+from flowsnap.core.commit import CommitRound, SinkCommits
+from flowsnap.core.ids import CheckpointId, TaskId
 from flowsnap.core.manifest import PreparedOutput
+from flowsnap.errors import LocalProtocolError
+from tests.property.machines import assert_found, examples
 
 
 class Ledger(RuleBasedStateMachine):
     """One sink task, the checkpoints that are complete, and what has been made visible."""
 
+    subject = SinkCommits
+
     def __init__(self) -> None:
         super().__init__()
-        self.commits = SinkCommits()
+        self.commits = self.subject()
         self.number = 0
         self.snapshots: dict[int, tuple[PreparedOutput, ...]] = {}
         self.made: dict[int, str] = {}  # by checkpoint
@@ -48,7 +52,7 @@ class Ledger(RuleBasedStateMachine):
         self._make_visible(restored)
         self.made = {number: one for number, one in self.made.items() if number <= self.complete}
         self.snapshots = {self.complete: restored} if self.complete else {}
-        self.commits = SinkCommits()
+        self.commits = self.subject()
 
     @invariant()
     def nothing_is_visible_before_its_checkpoint_is_complete(self) -> None:
@@ -79,4 +83,89 @@ class Ledger(RuleBasedStateMachine):
 
 
 TestCommits = Ledger.TestCase
-TestCommits.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestCommits.settings = examples(60, steps=30)
+
+
+SINKS = (TaskId("out/0"), TaskId("out/1"), TaskId("log/0"))
+
+
+class Reports(RuleBasedStateMachine):
+    """The job manager's side: ``reports`` is the list of all that sink tasks have said."""
+
+    subject = CommitRound
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.round = self.subject(SINKS)
+        self.reports: list[tuple[TaskId, int]] = []
+        self.expected = 0
+
+    @rule(later_by=st.integers(0, 2))
+    def a_checkpoint_is_waited_for(self, later_by: int) -> None:
+        self.expected = max(1, self.expected + later_by)
+        self.round.expect(CheckpointId(self.expected))
+
+    @rule(task=st.sampled_from(SINKS), late_by=st.integers(-1, 2))
+    def a_task_reports(self, task: TaskId, late_by: int) -> None:
+        number = max(0, self.expected - late_by)
+        self.reports.append((task, number))
+        assert self.round.committed(task, CheckpointId(number)) == (
+            bool(self.expected) and not self.missing()
+        )
+
+    @rule()
+    def a_task_that_is_no_sink_is_refused(self) -> None:
+        with pytest.raises(LocalProtocolError, match="no sink"):
+            self.round.committed(TaskId("map/0"), CheckpointId(self.expected))
+
+    @precondition(lambda self: self.expected > 1)
+    @rule()
+    def an_earlier_checkpoint_is_not_waited_for_any_more(self) -> None:
+        with pytest.raises(LocalProtocolError, match="are expected after"):
+            self.round.expect(CheckpointId(self.expected - 1))
+
+    @invariant()
+    def whoever_has_not_reported_what_is_waited_for_is_missing(self) -> None:
+        assert set(self.round.missing) == self.missing()
+        assert self.round.is_done == (bool(self.expected) and not self.missing())
+
+    def missing(self) -> set[TaskId]:
+        if not self.expected:
+            return set()
+        done = {task for task, number in self.reports if number >= self.expected}
+        return set(SINKS) - done
+
+
+TestReports = Reports.TestCase
+TestReports.settings = examples(60, steps=30)
+
+
+class Forgetful(SinkCommits):
+    """Forgets what was prepared before the newest, as if that had been committed."""
+
+    def add(self, checkpoint_id: CheckpointId, committable: object) -> None:
+        self._pending.clear()
+        super().add(checkpoint_id, committable)
+
+
+class LastWord(CommitRound):
+    """Believes the last report of a task, and not the highest."""
+
+    def committed(self, task: TaskId, checkpoint_id: CheckpointId) -> bool:
+        super().committed(task, checkpoint_id)
+        self._committed[task] = checkpoint_id
+        return self.is_done
+
+
+def test_a_sink_that_forgets_what_it_prepared_is_found() -> None:
+    class Broken(Ledger):
+        subject = Forgetful
+
+    assert_found(Broken)
+
+
+def test_a_round_that_believes_late_reports_is_found() -> None:
+    class Broken(Reports):
+        subject = LastWord
+
+    assert_found(Broken)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -31,6 +30,7 @@ from flowsnap.core.coordinator import (
 )
 from flowsnap.core.ids import CheckpointId, OperatorId, TaskId
 from flowsnap.core.manifest import TaskSnapshot
+from tests.property.machines import assert_found, examples
 
 TASKS = [TaskId("a/0"), TaskId("a/1"), TaskId("b/0")]
 INTERVAL_MS, TIMEOUT_MS, PAUSE_MS, FAILURES_MAX = 100, 60, 30, 1
@@ -114,11 +114,13 @@ def said(actions: list[Action]) -> Said:
 class CoordinatorMachine(RuleBasedStateMachine):
     """Every event, at any time."""
 
+    subject = CheckpointCoordinator
+
     def __init__(self) -> None:
         super().__init__()
         self.now_ms = 0
         self.model = Model()
-        self.machine = CheckpointCoordinator(
+        self.machine = self.subject(
             TASKS,
             next_id=CheckpointId(1),
             interval_ms=INTERVAL_MS,
@@ -220,4 +222,18 @@ class CoordinatorMachine(RuleBasedStateMachine):
 
 
 TestCoordinator = CoordinatorMachine.TestCase
-TestCoordinator.settings = settings(max_examples=150, stateful_step_count=40)
+TestCoordinator.settings = examples(150, steps=40)
+
+
+class Deaf(CheckpointCoordinator):
+    """Does not hear that a task declines."""
+
+    def handle(self, event: Event, now_ms: int) -> list[Action]:
+        return super().handle(TimePassed() if isinstance(event, TaskDeclined) else event, now_ms)
+
+
+def test_a_coordinator_that_is_broken_is_found() -> None:
+    class Broken(CoordinatorMachine):
+        subject = Deaf
+
+    assert_found(Broken)

@@ -118,6 +118,14 @@ def test_a_greeting_comes_back_as_it_was(greeting: Greeting) -> None:
     assert decode_greeting(frame[HEADER_BYTES:]) == greeting
 
 
+@given(GREETINGS)
+def test_a_greeting_cut_at_any_byte_is_refused(greeting: Greeting) -> None:
+    payload = encode_greeting(greeting)[HEADER_BYTES:]
+    for length in range(len(payload)):
+        with pytest.raises(PeerProtocolError):
+            decode_greeting(memoryview(payload[:length]))
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_greeting_or_refused(data: bytes) -> None:
     try:

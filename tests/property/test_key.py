@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +56,14 @@ def test_a_key_is_found_again(key: Any) -> None:
 def test_no_keys_bytes_begin_anothers(one: Any, other: Any) -> None:
     if one != other:
         assert not encode_key(one).startswith(encode_key(other))
+
+
+@given(KEYS)
+def test_a_key_cut_at_any_byte_is_refused(key: Any) -> None:
+    data = encode_key(key)
+    for length in range(len(data)):
+        with pytest.raises(StateError):
+            decode_key(data[:length])
 
 
 @given(KEYS, KEYS)

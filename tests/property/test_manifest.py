@@ -95,6 +95,12 @@ def test_any_replaced_piece_is_found(start: int, end: int, piece: bytes) -> None
         decode(damaged, "m")
 
 
+def test_a_manifest_cut_at_any_byte_is_found() -> None:
+    for length in range(len(WHOLE)):
+        with pytest.raises(ManifestCorrupt, match=r"^m "):
+            decode(WHOLE[:length], "m")
+
+
 @given(st.binary(max_size=300))
 def test_foreign_bytes_are_reported_as_corrupt_and_nothing_else(data: bytes) -> None:
     with pytest.raises(ManifestCorrupt, match=r"^m "):

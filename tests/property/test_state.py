@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -21,6 +20,7 @@ from hypothesis.stateful import (
 from flowsnap.core.ids import OperatorId
 from flowsnap.core.operator import MISSING
 from flowsnap.state.backend import Persist, RestoredState, StateBackend
+from tests.property.machines import examples
 
 OPERATOR = OperatorId("op")
 KEYS = st.sampled_from(["a", "a\0", 1])  # few, so that the rules meet
@@ -168,9 +168,4 @@ class GenerationalTablesActAsDicts(RuleBasedStateMachine):
 
 
 TestGenerationalTables = GenerationalTablesActAsDicts.TestCase
-TestGenerationalTables.settings = settings(
-    max_examples=60,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+TestGenerationalTables.settings = examples(60, steps=40)

@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -15,6 +14,7 @@ from flowsnap.core.expiry import TTL
 from flowsnap.state.backend import StateBackend
 from flowsnap.state.memory import MemoryBackend
 from tests.contract.lives import Lives
+from tests.property.machines import examples
 
 KEYS = st.sampled_from(["a", "b", 3])
 ENTRIES = st.sampled_from(["x", 0])
@@ -137,4 +137,4 @@ class ExpiringStatesActAsForgetfulDicts(RuleBasedStateMachine):
 
 
 TestExpiringStates = ExpiringStatesActAsForgetfulDicts.TestCase
-TestExpiringStates.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestExpiringStates.settings = examples(60, steps=30)

@@ -18,6 +18,15 @@ class Somebody:
         self.is_alive = True
 
 
+class Endpoint(Somebody):
+    """A process that nothing wakes."""
+
+    pid = 1
+
+    def wake(self, at_us: int) -> None:
+        """Do nothing."""
+
+
 class Nobody:
     def name_changed(self, path: str, inode: Inode | None, actor: Actor) -> None:
         """Look away."""

@@ -122,3 +122,74 @@ def test_local_scratch_is_real(rig: Rig) -> None:
 
     assert rig.store.get("a") == b"1"
     assert not (rig.root / "a").exists()
+
+
+def written(rig: Rig) -> int:
+    descriptor = rig.files.create(rig.root / "a")
+    rig.files.write(descriptor, b"0123")
+    return descriptor
+
+
+def test_a_failed_sync_may_drop_what_was_written_and_the_next_one_says_nothing(rig: Rig) -> None:
+    rig.disk.lost_syncs.add(1)
+    descriptor = written(rig)
+
+    with pytest.raises(OSError, match="Input/output error"):
+        rig.files.fsync(descriptor)
+    rig.files.fsync(descriptor)
+    rig.files.fsync_directory(rig.root)
+
+    assert rig.store.get("a") == b"0123"
+    rig.lose_power(0)
+    assert rig.store.get("a") == b"\0\0\0\0"
+
+
+def test_what_is_written_after_a_failed_sync_is_not_lost(rig: Rig) -> None:
+    rig.disk.lost_syncs.add(1)
+    descriptor = written(rig)
+    with pytest.raises(OSError, match="Input/output error"):
+        rig.files.fsync(descriptor)
+
+    rig.files.write(descriptor, b"4567")
+    rig.files.fsync(descriptor)
+    rig.files.fsync_directory(rig.root)
+    rig.lose_power(0)
+
+    assert rig.store.get("a") == b"\0\0\0\0004567"
+
+
+def test_a_store_never_trusts_a_file_whose_sync_has_failed(rig: Rig) -> None:
+    rig.disk.lost_syncs.add(1)
+
+    with pytest.raises(StorageError, match="Input/output error"):
+        rig.store.put("a", b"one")
+    rig.store.put("a", b"one")
+
+    rig.lose_power(0)
+    assert rig.store.get("a") == b"one"
+
+
+def test_a_sync_with_nothing_to_write_loses_nothing(rig: Rig) -> None:
+    rig.disk.lost_syncs.add(2)
+    descriptor = written(rig)
+
+    rig.files.fsync(descriptor)
+    rig.files.fsync(descriptor)
+
+    rig.files.fsync_directory(rig.root)
+    rig.lose_power(0)
+    assert rig.store.get("a") == b"0123"
+
+
+def test_a_quota_is_used_up_until_something_is_deleted(rig: Rig) -> None:
+    rig.store.put("a", b"0123456789")
+    rig.disk.quota_bytes = 12
+
+    with pytest.raises(StorageError, match="No space left"):
+        rig.store.put("b", b"012")
+    rig.store.delete("a")
+    rig.store.put("b", b"012")
+
+    assert rig.store.get("b") == b"012"
+    assert rig.disk.used_bytes() == 3
+    assert rig.world.trace.situations["space comes back"] == 1

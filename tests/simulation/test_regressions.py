@@ -34,17 +34,7 @@ from flowsnap.testing.simulate import command, run_seed
 from flowsnap.testing.trouble import POINTS, SELF, Fault
 from flowsnap.testing.world import World
 from flowsnap.transport.message import encode_message
-from tests.simulation.rig import Rig, Somebody
-
-
-class Endpoint(Somebody):
-    """A process that nothing wakes."""
-
-    pid = 1
-
-    def wake(self, at_us: int) -> None:
-        """Do nothing."""
-
+from tests.simulation.rig import Endpoint, Rig
 
 MANIFEST_DELETED = POINTS.index(("unlink", "manifest.json"))
 MANIFEST_VISIBLE = POINTS.index(("link", "manifest.json"))

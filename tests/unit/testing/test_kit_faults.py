@@ -25,9 +25,9 @@ def only(*names: str) -> Faults:
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [
-        ("network", {"reset", "drop", "control"}),
-        ("disk", {"disk", "fail"}),
-        ("sinks", {"sink"}),
+        ("network", {"reset", "drop", "control", "partition"}),
+        ("disk", {"disk", "fail", "sync", "quota"}),
+        ("sinks", {"sink", "late"}),
         ("sources", {"user"}),
         ("clock", {"wall"}),
     ],
@@ -43,7 +43,9 @@ def test_only_workers_die() -> None:
 def test_only_the_job_manager_dies() -> None:
     found = drawn(only("manager"))
 
-    assert {fault.who for fault in found if fault.kind != "stop"} == {MANAGER}
+    wishes = {"stop", "cancel"}
+    assert {fault.who for fault in found if fault.kind not in wishes} == {MANAGER}
+    assert {fault.kind for fault in found} >= wishes
 
 
 def test_only_the_power_fails() -> None:
@@ -96,6 +98,13 @@ def test_unknown_kind_is_refused() -> None:
         (Fault("fail", 1, 0), "number 1 of 'link manifest.json' fails, before it takes effect"),
         (Fault("sink", 3, 0, 0, True), "call 3 of a sink fails, after it takes effect"),
         (Fault("user", 4), "read 4 of a source raises"),
+        (Fault("sync", 2), "sync 2 of a file fails, and what was written is lost"),
+        (Fault("late", 3, SELF, 5_000), "commit 3 of a sink takes effect 5 ms late"),
+        (Fault("quota", 1_000, 0, 30), "there are 30 bytes of space left at 1.0 ms"),
+        (Fault("partition", 1_000, SELF, 9), "one direction between two workers is blocked at"),
+        (Fault("partition", 1_000, 2, 9, True), "one direction from worker 2 is blocked at 1.0 ms"),
+        (Fault("stop", 1_000), "the job is stopped in order at 1.0 ms, and resumed"),
+        (Fault("cancel", 2, 300, 1), "the job is cancelled 0.3 ms after number 2 of 'link manif"),
         (Fault("reset", 5_000), "two workers lose each other at 5.0 ms"),
         (Fault("wall", 5_000, 0, -1_000), "the wall clock jumps by -1 s at 5.0 ms"),
     ],
