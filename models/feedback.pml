@@ -4,7 +4,7 @@
  * Question: do the snapshots and the log together hold every token exactly once, also after a crash
  * and a restore, and can the ring never lock up, with one credit on each forward channel?
  *
- * Stands for a design (Carbone et al. 2015, section 4.3); the runtime has no cycles yet. The feedback edge
+ * Stands for loops (Carbone et al. 2015, section 4.3; flowsnap/api/looped.py). The feedback edge
  * never blocks alignment: the head takes its snapshot at the barrier from the source, forwards it, and
  * logs what comes on the feedback edge until the barrier has gone round. Restoring puts the log back
  * at the head of the feedback edge. The feedback channel spills, so it needs no credit. The body
