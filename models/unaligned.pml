@@ -5,10 +5,10 @@
  * Question: is the recorded state of every channel exactly what was sent before the sender's cut and
  * not received before the receiver's, in order, so that no token is lost or there twice?
  *
- * Stands for flowsnap/core/aligner.py and flowsnap/runtime/channel_state.py, unaligned. A channel is a queue at the sender, which
- * a barrier overtakes, and a wire, which it cannot overtake. The sender records what is in its queue,
- * the receiver what still arrives before the barrier. Each source has RECORDS tokens, the join hands
- * every token on. The end of input is not here: see aligned.pml.
+ * Stands for flowsnap/core/aligner.py and flowsnap/runtime/channel_state.py, unaligned. A channel is a
+ * queue at the sender, which a barrier overtakes, and a wire, which it cannot overtake. The sender
+ * records what is in its queue, the receiver what still arrives before the barrier. Each source has
+ * RECORDS tokens, the join hands every token on. The end of input is not here: see aligned.pml.
  */
 #include "common.h"
 
