@@ -233,11 +233,15 @@ def _is_hopeless(error: KafkaError) -> bool:
 
 
 def _reason(told: Sequence[KafkaError]) -> str | None:
-    """Return the most telling of some errors of the client: the last, or one that is final."""
+    """Return the most telling of some errors of the client: one that is final, or the last.
+
+    Of a handshake that fails it tells twice: what was wrong, and that it was disconnected.
+    """
     telling = [error for error in told if error.code() != KafkaError._ALL_BROKERS_DOWN]
     if not telling:
         return None
-    return str(next(filter(_is_hopeless, telling), telling[-1]).str())
+    handshakes = [error for error in telling if "handshake failed" in error.str()]
+    return str(next(filter(_is_hopeless, telling), (handshakes or telling)[-1]).str())
 
 
 def write_error(action: str, error: KafkaError) -> FlowsnapError:

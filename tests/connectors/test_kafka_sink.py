@@ -146,8 +146,9 @@ class OutlivesItsTransaction(KafkaSink):
 
     def _slow(self, marker: EpochMarker, rows: Iterator[Any]) -> Iterator[Any]:
         self.tried = True
-        yield next(rows)
-        self._transactions._producers[marker[:3]].client.flush(30)
+        producer = self._transactions._producers[marker[:3]]
+        producer.send([next(rows)])
+        producer.client.flush(30)
         seen = len(broker().read(self.topic))
         broker().write(self.topic, [b"-1"])
         while len(broker().read(self.topic)) == seen:
