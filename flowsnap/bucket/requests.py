@@ -9,12 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
+import obstore
 from obstore import exceptions
 
 from flowsnap.bucket.retrying import RetryPolicy, Transient
 from flowsnap.errors import StorageError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
 
 REASON_CHARS_MAX = 300
 
@@ -33,7 +37,26 @@ REFUSED_HINT = "check the credentials, the bucket and its policy"
 
 _SECRETS = re.compile(r"(?<=://)[^/\s@]+@|\?\S+")
 
+PART_BYTES = 8 * 2**20
+"""From here on a file is uploaded in several requests, of so much each."""
+
+PARTS_MAX = 9_000  # A service takes 10,000.
+PARTS_AT_ONCE = 4
+
 R = TypeVar("R")
+
+
+def put_file(remote: ObjectStore, key: str, file: IO[bytes], size_bytes: int) -> None:
+    """Store a file, once, read from its beginning; it is seen whole, or not at all."""
+    file.seek(0)
+    obstore.put(
+        remote,
+        key,
+        file,
+        chunk_size=max(PART_BYTES, size_bytes // PARTS_MAX + 1),
+        use_multipart=size_bytes > PART_BYTES,
+        max_concurrency=PARTS_AT_ONCE,
+    )
 
 
 def answered(

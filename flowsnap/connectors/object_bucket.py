@@ -27,7 +27,7 @@ except ImportError as error:
     ) from error
 
 from flowsnap.bucket.remote import client_of
-from flowsnap.bucket.requests import answered
+from flowsnap.bucket.requests import answered, put_file
 from flowsnap.bucket.retrying import RetryPolicy
 from flowsnap.bucket.url import ObjectUrl
 
@@ -37,12 +37,6 @@ if TYPE_CHECKING:
 
 REQUEST_TIMEOUT_MS = 30_000
 LISTED_AT_ONCE = 1_000
-UPLOAD_BYTES = 8 * 2**20
-"""From which size on a file is uploaded in several requests, and about how large each is."""
-
-UPLOADS_MAX = 9_000
-UPLOADS_AT_ONCE = 4
-
 AZURE = "az"
 TRIES_MAX = 8
 """How often a request is made before its failure is one of the job."""
@@ -166,7 +160,7 @@ class Bucket:
 
         def once() -> None:
             with self._there():
-                self._put(key, file, size_bytes)
+                put_file(self._remote, key, file, size_bytes)
 
         self._run(f"cannot store {self.url_of(key)}", once, is_definite=False)
 
@@ -189,22 +183,11 @@ class Bucket:
 
         return self._run(f"cannot copy {self.url_of(key)} to {target}", once, is_definite=False)
 
-    def _put(self, key: str, file: IO[bytes], size_bytes: int) -> None:
-        file.seek(0)
-        obstore.put(
-            self._remote,
-            key,
-            file,
-            chunk_size=max(UPLOAD_BYTES, size_bytes // UPLOADS_MAX + 1),
-            use_multipart=size_bytes > UPLOAD_BYTES,
-            max_concurrency=UPLOADS_AT_ONCE,
-        )
-
     def _copy_through_here(self, key: str, target: str) -> None:
         with tempfile.TemporaryFile(prefix="flowsnap-") as file:
             for piece in obstore.get(self._remote, key).stream():
                 file.write(piece)
-            self._put(target, file, file.tell())
+            put_file(self._remote, target, file, file.tell())
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, some of which may be gone already; several in one request, if it can."""

@@ -11,8 +11,8 @@ asks for again is there. In the meantime, and while the job is down, the server 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from typing import Any, TypedDict, Unpack
 
 import msgspec
@@ -32,7 +32,7 @@ from flowsnap.connectors.postgres_wire import Wire
 from flowsnap.connectors.table import quoted
 from flowsnap.core.element import Batch
 from flowsnap.core.operator import Source, Split, SplitReader
-from flowsnap.errors import ConfigError, OutputRefused, StoreUnavailable
+from flowsnap.errors import ConfigError, StoreUnavailable
 
 __all__ = ["Change", "PostgresChanges"]
 
@@ -116,7 +116,7 @@ class PostgresChanges(Source):
             ConfigError: a table is missing, has no key, or not what its type requires; or the
                 server does not replicate.
         """
-        with self._asked() as db:
+        with self.dsn.asked("the source") as db:
             _check_server(db)
             tables = find_tables(db, self.tables)
             self._check_types(tables)
@@ -134,7 +134,7 @@ class PostgresChanges(Source):
         if not known or self.type is Any:
             return super().splits_after(parallelism, known)
         ((split, _),) = known
-        with self._asked() as db:
+        with self.dsn.asked("the source") as db:
             tables = tuple(
                 _as_today(db, table) for table in msgspec.convert(split.payload["tables"], Tables)
             )
@@ -158,14 +158,6 @@ class PostgresChanges(Source):
                 wire.run(f'DROP_REPLICATION_SLOT "{self.slot}" WAIT'.encode())
         with closing(self.dsn.connect()) as db, self.dsn.translated():
             db.execute(f"drop publication if exists {_name(self.publication)}")
-
-    @contextmanager
-    def _asked(self) -> Iterator[Connection]:
-        try:
-            with closing(self.dsn.connect()) as db, self.dsn.translated():
-                yield db
-        except (StoreUnavailable, OutputRefused) as error:
-            raise ConfigError(f"the source cannot be read: {error}") from error
 
     def _check_types(self, tables: Tables) -> None:
         types = types_by_table(self.type, tables)

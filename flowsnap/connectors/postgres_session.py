@@ -8,7 +8,7 @@ quote the row, so of such errors only the kind is passed on.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from flowsnap.connectors.refusal import RowsRefused
@@ -95,6 +95,19 @@ class Dsn:
             if not replication:
                 connection.execute(SETTINGS)
         return connection
+
+    @contextmanager
+    def asked(self, what: str) -> Iterator[Connection]:
+        """Give a connection for questions while a job is submitted; ``what`` is to be read.
+
+        Raises:
+            ConfigError: the server is not there, or refuses.
+        """
+        try:
+            with closing(self.connect()) as db, self.translated():
+                yield db
+        except (StoreUnavailable, OutputRefused) as error:
+            raise ConfigError(f"{what} cannot be read: {error}") from error
 
     @contextmanager
     def translated(self, what: str = "") -> Iterator[None]:

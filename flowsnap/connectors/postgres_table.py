@@ -14,8 +14,7 @@ time of the client, nor for rows that are updated: for those take ``PostgresChan
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from functools import partial
 from itertools import repeat
 from typing import Any, TypedDict, Unpack
@@ -32,7 +31,7 @@ from flowsnap.connectors.postgres_wire import Answer, Wire
 from flowsnap.connectors.table import quoted
 from flowsnap.core.element import Batch
 from flowsnap.core.operator import Source, Split, SplitReader
-from flowsnap.errors import ConfigError, OutputRefused, StoreUnavailable
+from flowsnap.errors import ConfigError, StoreUnavailable
 
 ASK_AGAIN_MS = 1
 
@@ -116,7 +115,7 @@ class PostgresTable(Source):
             ConfigError: the table is missing, or has not what the type requires, or ``by`` is not
                 unique in it.
         """
-        with self._asked() as db:
+        with self.dsn.asked(self.table) as db:
             columns = self._checked(db)
             end = self._end(db) if self.bounded else None
         return [Split(self.table, {"columns": columns, "end": end})]
@@ -129,7 +128,7 @@ class PostgresTable(Source):
         """
         if not known or self.type is Any:
             return super().splits_after(parallelism, known)
-        with self._asked() as db:
+        with self.dsn.asked(self.table) as db:
             columns = self._checked(db)
         return [
             Split(split.id, {**split.payload, "columns": columns}, split.size) for split, _ in known
@@ -145,14 +144,6 @@ class PostgresTable(Source):
     def order(self, direction: str) -> str:
         """Return how rows are ordered."""
         return ", ".join(f"{quoted(name)} {direction}" for name in self.by)
-
-    @contextmanager
-    def _asked(self) -> Iterator[Connection]:
-        try:
-            with closing(self.dsn.connect()) as db, self.dsn.translated():
-                yield db
-        except (StoreUnavailable, OutputRefused) as error:
-            raise ConfigError(f"{self.table} cannot be read: {error}") from error
 
     def _checked(self, db: Connection) -> list[str]:
         name = quoted(self.table)

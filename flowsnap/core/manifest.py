@@ -205,13 +205,14 @@ class CheckpointManifest(msgspec.Struct, frozen=True, kw_only=True):
 
 def files(manifest: CheckpointManifest) -> tuple[FileHandle, ...]:
     """Return every file that a checkpoint consists of, each path once, in the tasks' order."""
-    handles: dict[str, FileHandle] = {}
-    for task in manifest.tasks:
-        for handle in () if task.state is None else task.state.files:
-            handles[handle.path] = handle
-        if task.channel_file is not None:
-            handles[task.channel_file.path] = task.channel_file
+    handles = {handle.path: handle for task in manifest.tasks for handle in files_of(task)}
     return tuple(handles.values())
+
+
+def files_of(task: TaskSnapshot) -> tuple[FileHandle, ...]:
+    """Return the files of a task: those of its state, and that of what was in transit."""
+    own = () if task.state is None else task.state.files
+    return own if task.channel_file is None else (*own, task.channel_file)
 
 
 def size_bytes(manifest: CheckpointManifest) -> int:

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from flowsnap.core.ids import TaskId
 from flowsnap.core.key import key_group
-from flowsnap.core.manifest import CheckpointManifest, FileHandle, TaskSnapshot
+from flowsnap.core.manifest import CheckpointManifest, FileHandle, TaskSnapshot, files_of
 from flowsnap.errors import ManifestCorrupt, StorageError
 from flowsnap.snapshot.decode import plain_value
 from flowsnap.state import memory
@@ -107,7 +107,7 @@ class LocalCopies:
             StorageError: the store or the local disk failed.
         """
         for task in self._manifest.tasks:
-            for handle in _handles(task):
+            for handle in files_of(task):
                 self._fetch(task, handle)
 
     def rows(self, task: TaskSnapshot) -> Rows:
@@ -135,7 +135,7 @@ class LocalCopies:
         Raises:
             ManifestCorrupt: one is missing or damaged.
         """
-        for handle in _handles(task):
+        for handle in files_of(task):
             yield handle, self._verify(task, handle)
 
     def close(self) -> None:
@@ -193,13 +193,6 @@ class LocalCopies:
         except OSError as error:
             raise StorageError(f"cannot make {path}: {error.strerror}") from error
         return path
-
-
-def _handles(task: TaskSnapshot) -> Iterator[FileHandle]:
-    if task.state is not None:
-        yield from task.state.files
-    if task.channel_file is not None:
-        yield task.channel_file
 
 
 def _scratch(parent: Path | None) -> Path:

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, TypeVar
 import obstore
 from obstore import exceptions
 
-from flowsnap.bucket.requests import answered
+from flowsnap.bucket.requests import answered, put_file
 from flowsnap.bucket.retrying import RetryPolicy, Transient
 from flowsnap.core.retention import MANIFEST
 from flowsnap.errors import StorageError
@@ -56,9 +56,6 @@ from flowsnap.storage.translation import translated
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Remote
 
-PART_BYTES = 8 * 2**20
-PARTS_MAX = 9_000  # A service takes 10,000.
-PARTS_AT_ONCE = 4
 LISTED_AT_ONCE = 1_000
 BARS_KEPT = timedelta(days=1)
 
@@ -124,15 +121,7 @@ class ObjectStore:
 
             def once() -> None:
                 self._guard()
-                file.seek(0)
-                obstore.put(
-                    self._remote,
-                    name,
-                    file,
-                    chunk_size=max(PART_BYTES, size_bytes // PARTS_MAX + 1),
-                    use_multipart=size_bytes > PART_BYTES,
-                    max_concurrency=PARTS_AT_ONCE,
-                )
+                put_file(self._remote, name, file, size_bytes)
 
             self._run(what, once, is_definite=False)
         if self._cache is not None:

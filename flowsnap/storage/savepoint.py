@@ -31,7 +31,7 @@ import msgspec
 
 from flowsnap.core import manifest as manifests
 from flowsnap.core.ids import AttemptId, CheckpointId
-from flowsnap.core.manifest import CheckpointManifest, FileHandle, TaskSnapshot
+from flowsnap.core.manifest import CheckpointManifest, FileHandle, TaskSnapshot, files_of
 from flowsnap.core.retention import CHECKPOINTS, MANIFEST, SHARED
 from flowsnap.errors import ConfigError, ManifestCorrupt, RestoreError, StorageError
 from flowsnap.storage import layout
@@ -211,7 +211,9 @@ class _Bringing:
     def tasks(self) -> tuple[TaskSnapshot, ...]:
         """Store every file, once, and return the tasks with the new handles."""
         tasks = self._savepoint.manifest.tasks
-        first = {handle.path: (task, handle) for task in reversed(tasks) for handle in files(task)}
+        first = {
+            handle.path: (task, handle) for task in reversed(tasks) for handle in files_of(task)
+        }
         stored = self._writer.each(self._take, list(first.values()))
         known = dict(zip(first, stored, strict=True))
         return tuple(_with_files(task, lambda handle: known[handle.path]) for task in tasks)
@@ -231,14 +233,6 @@ class _Bringing:
             stored = self._writer.store(self._checkpoint_id, task.task, local)
         compare(self._savepoint.base / handle.path, handle, stored.size_bytes, stored.sha256)
         return stored
-
-
-def files(task: TaskSnapshot) -> Iterator[FileHandle]:
-    """Yield the files of a task: those of its state, and that of what was in transit."""
-    if task.state is not None:
-        yield from task.state.files
-    if task.channel_file is not None:
-        yield task.channel_file
 
 
 def _with_files(task: TaskSnapshot, take: Callable[[FileHandle], FileHandle]) -> TaskSnapshot:

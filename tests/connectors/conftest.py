@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import psycopg
 import pytest
 
 from tests.servers import s3 as s3_server
@@ -20,3 +22,18 @@ def postgres() -> Iterator[Server]:
 def s3() -> Iterator[s3_server.Server]:
     with s3_server.running() as server:
         yield server
+
+
+@pytest.fixture
+def dsn(postgres: Server) -> str:
+    """Return where a table ``t`` is, which is the test's own."""
+    made = postgres.new_schema()
+    with psycopg.connect(made, autocommit=True) as db:
+        db.execute("create table t (id int primary key, v text)")
+    return made
+
+
+@pytest.fixture
+def db(dsn: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection

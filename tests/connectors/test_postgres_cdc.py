@@ -16,7 +16,6 @@ from flowsnap.core.operator import SplitReader
 from flowsnap.errors import ConfigError, RestoreError, StoreUnavailable
 from tests.connectors.pumps import opened, read_on, take
 from tests.integration.jobs import until
-from tests.servers.postgres import Server
 
 pytestmark = pytest.mark.slow
 
@@ -47,20 +46,6 @@ class Replica:
                     del self.rows[change.before["id"]]
                 case _:
                     self.rows.clear()
-
-
-@pytest.fixture
-def dsn(postgres: Server) -> str:
-    made = postgres.new_schema()
-    with psycopg.connect(made, autocommit=True) as db:
-        db.execute("create table t (id int primary key, v text)")
-    return made
-
-
-@pytest.fixture
-def db(dsn: str) -> Iterator[Db]:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        yield connection
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from flowsnap.errors import ConfigError, MalformedInput
 from flowsnap.runtime.job import JobHandle
 from tests.connectors.pumps import opened, read_on, take
 from tests.integration.jobs import QUICK, until
-from tests.servers.postgres import Server
 
 pytestmark = pytest.mark.slow
 
@@ -77,20 +76,6 @@ class Count(msgspec.Struct):
 
 class Noted(Count):
     note: str = "none"
-
-
-@pytest.fixture
-def dsn(postgres: Server) -> str:
-    made = postgres.new_schema()
-    with psycopg.connect(made, autocommit=True) as db:
-        db.execute("create table t (id int primary key, v text)")
-    return made
-
-
-@pytest.fixture
-def db(dsn: str) -> Iterator[Db]:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        yield connection
 
 
 @pytest.fixture

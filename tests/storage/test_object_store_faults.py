@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from flowsnap.bucket.requests import PART_BYTES
 from flowsnap.bucket.retrying import RetryPolicy
 from flowsnap.errors import StorageError
-from flowsnap.storage.object_store import PART_BYTES, ObjectStore
+from flowsnap.storage.object_store import ObjectStore
 from flowsnap.storage.publish import create_surely, put_surely
 from tests.servers.s3 import Fault, Faults, Server, first, proxy
 
