@@ -87,8 +87,10 @@ class Builder:
         self._into: dict[TaskId, list[ChannelSpec]] = {task.id: [] for task in self._own}
         self._out_of: dict[TaskId, list[ChannelSpec]] = {task.id: [] for task in self._own}
         for channel in deploy.graph.channels:
-            self._into.get(channel.target, []).append(channel)
-            self._out_of.get(channel.source, []).append(channel)
+            if channel.target in self._into:
+                self._into[channel.target].append(channel)
+            if channel.source in self._out_of:
+                self._out_of[channel.source].append(channel)
 
     def build(self, events: TaskEvents, deliver: Deliver, grant: Grant) -> list[BuiltTask]:
         """Return this worker's tasks, restored and ready to start.

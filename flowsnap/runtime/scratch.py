@@ -44,7 +44,11 @@ class Scratch:
             raise ConfigError(
                 f"cannot make a temporary directory in {parent}: {error.strerror}"
             ).hint("set TMPDIR to a directory that can be written to") from error
-        return cls(path, OwnerLock.acquire(path / LOCK))
+        try:
+            return cls(path, OwnerLock.acquire(path / LOCK))
+        except ConfigError:  # The file system knows no locks: nothing would ever remove it.
+            shutil.rmtree(path, ignore_errors=True)
+            raise
 
     def remove(self) -> None:
         """Delete it; what cannot be deleted stays."""
