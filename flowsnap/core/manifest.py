@@ -50,6 +50,7 @@ FORMAT_VERSION = 1
 
 _TAIL = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n}\n')
 _PLAIN = frozenset({type(None), bool, int, str})
+_STRINGS = frozenset({str})
 _TAGGED = b'"$'  # what is no JSON goes under such keys
 _TAIL_BYTES = len(',\n  "sha256": ""\n}\n') + 64
 
@@ -296,31 +297,46 @@ def _verify_paths(manifest: CheckpointManifest) -> None:
 
 
 def _to_json(value: Any) -> Any:
-    if type(value) in _PLAIN or isinstance(value, (int, str)):  # the most by far
+    kind = type(value)
+    if kind in _PLAIN:  # the most by far, then lists and dicts of them
         return value
+    if kind is list or kind is tuple:
+        return [item if type(item) in _PLAIN else _to_json(item) for item in value]
+    if kind is dict:
+        return _map_to_json(value)
     match value:
         case float():
             return value if math.isfinite(value) else {"$float": repr(value)}
         case bytes():
             return {"$bytes": base64.b64encode(value).decode()}
-        case list() | tuple():
-            return [_to_json(item) for item in value]
-        case dict() if all(type(key) is str and key[:1] != "$" for key in value):
-            return {key: _to_json(item) for key, item in value.items()}
-        case dict():
-            if any(isinstance(key, (list, tuple, dict)) for key in value):
-                raise TypeError(f"{value!r} has a key that is no single value")
-            return {"$map": [[_to_json(key), _to_json(item)] for key, item in value.items()]}
         case _:
             raise TypeError(f"{value!r} is no plain value")
 
 
+def _map_to_json(value: dict[Any, Any]) -> dict[str, Any]:
+    # The sum of the keys is searched once instead of each.
+    if _STRINGS.issuperset(map(type, value)) and "\0$" not in "\0".join(("", *value)):
+        return {
+            key: item if type(item) in _PLAIN else _to_json(item) for key, item in value.items()
+        }
+    if any(isinstance(key, (list, tuple, dict)) for key in value):
+        raise TypeError(f"{value!r} has a key that is no single value")
+    return {"$map": [[_to_json(key), _to_json(item)] for key, item in value.items()]}
+
+
 def _from_json(value: Any) -> Any:
-    if type(value) in _PLAIN or isinstance(value, float):
+    kind = type(value)
+    if kind in _PLAIN or kind is float:
         return value
+    if kind is list:
+        return [item if type(item) in _PLAIN else _from_json(item) for item in value]
+    if len(value) == 1 and next(iter(value))[:1] == "$":
+        return _unmarked(value)
+    return {key: item if type(item) in _PLAIN else _from_json(item) for key, item in value.items()}
+
+
+def _unmarked(value: dict[str, Any]) -> Any:
     match value:
-        case list():
-            return [_from_json(item) for item in value]
         case {"$bytes": str(text)}:
             return base64.b64decode(text, validate=True)
         case {"$float": str(text)}:

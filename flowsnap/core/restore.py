@@ -373,19 +373,25 @@ def _ended(
     return ended
 
 
-def ended_in_part(tasks: Sequence[TaskSnapshot], graph: ExecutionGraph) -> OperatorId | None:
-    """Return the first operator of a chain of which some subtasks have ended, without any cause.
+def overtaken_end(tasks: Sequence[TaskSnapshot], graph: ExecutionGraph) -> OperatorId | None:
+    """Return the first operator that the end of input is on its way to, where it matters.
 
-    All above it have: an unaligned barrier has overtaken the end of input on the way to the others.
-    Those that have ended had their last output, and would have it again, for a chain ends whole.
+    All above it have ended, and an unaligned barrier has overtaken the end. A chain ends whole: if
+    some of its subtasks have ended, they had their last output, and would have it again. So would
+    those above that keep state, if another layout fuses them with what had not ended.
     """
     chain_of = {task.id: task.chain for task in graph.tasks}
     ended: dict[ChainId, set[bool]] = {chain.id: set() for chain in graph.chains}
+    kept: set[ChainId] = set()
     for task in tasks:
         ended[chain_of[task.task]].add(task.is_ended)
+        if task.state is not None or task.operator_states:
+            kept.add(chain_of[task.task])
     for chain in graph.chains:
-        above = [ended[edge.source] for edge in graph.edges if edge.target == chain.id]
-        if above and len(ended[chain.id]) > 1 and all(one == {True} for one in above):
+        above = [edge.source for edge in graph.edges if edge.target == chain.id]
+        is_cut = above and ended[chain.id] != {True} and all(ended[one] == {True} for one in above)
+        may_be_fused = len(above) == 1 and above[0] in kept
+        if is_cut and (may_be_fused or len(ended[chain.id]) > 1):
             return chain.operators[0]
     return None
 

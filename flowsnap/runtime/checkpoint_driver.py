@@ -172,8 +172,8 @@ class CheckpointDriver:
         failpoint("jm.triggered")
 
     def _conclude(self, action: checkpoints.WriteManifest, attempt: Attempt) -> None:
-        if torn := restore.ended_in_part(action.snapshots, self._means.graph):
-            why = f"{torn!r} has ended in some of its subtasks"
+        if operator := restore.overtaken_end(action.snapshots, self._means.graph):
+            why = f"the end of input is on its way to {operator!r}"
             self.coordinate(checkpoints.ManifestFailed(action.checkpoint_id, why))
             return
         phases = attempt.times.of(action.checkpoint_id)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -264,15 +263,18 @@ class Builder:
 
     def _recordings(self, task: TaskSpec) -> Callable[[CheckpointId], Recording]:
         """Return what makes the recording of a checkpoint's channel state."""
-        directory, graph = self._directory(task), self._deploy.graph
-        received, sent = self._into[task.id], self._out_of[task.id]
+        graph, received, sent = self._deploy.graph, self._into[task.id], self._out_of[task.id]
+        channels: dict[ChannelId, ChannelState] = {}
 
-        @cache  # Nothing is ever recorded by most.
-        def channels() -> dict[ChannelId, ChannelState]:
-            found = {one.id: channel_state(graph, one, is_sent=True) for one in sent}
-            return found | {one.id: channel_state(graph, one, is_sent=False) for one in received}
+        def new_recording(checkpoint_id: CheckpointId) -> Recording:
+            if not channels:  # Nothing is ever recorded by most.
+                channels.update((one.id, channel_state(graph, one, is_sent=True)) for one in sent)
+                channels.update(
+                    (one.id, channel_state(graph, one, is_sent=False)) for one in received
+                )
+            return Recording(self._directory(task) / f"channels-{checkpoint_id}", channels)
 
-        return lambda id_: Recording(directory / f"channels-{id_}", channels())
+        return new_recording
 
     def _transit(self, task: TaskSpec, assignment: TaskAssignment) -> Restored:
         """Return what was in transit to a task; its files are fetched, and verified."""

@@ -54,6 +54,10 @@ class SinkOutput:
         """Go on with a commit that is under way; return whether the sink may be given more."""
         if self._completed:
             self._commit()
+        return self.can_accept()
+
+    def can_accept(self) -> bool:
+        """Return whether the sink may be given more, now that ``step`` has gone on as it could."""
         if not self._completed:
             return True
         with self._user_code:

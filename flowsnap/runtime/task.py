@@ -40,7 +40,7 @@ from flowsnap.runtime.sink_output import sink_output
 from flowsnap.runtime.spill import SpillQueue
 
 POLL_MS = 2
-"""How long a task with requests in flight waits at most before it looks again."""
+"""How long a task waits at most before it looks again for what it holds, or is committing."""
 
 
 class TaskRunner:
@@ -154,19 +154,27 @@ class TaskRunner:
         """Return when ``step`` is worth calling again without anything arriving; None: never."""
         checkpoint_ms = self._checkpoints.next_deadline_ms(may_cut=self._may_cut())
         due = [] if checkpoint_ms is None else [checkpoint_ms]
+        if self._sink is not None and self._sink.is_committing:
+            if not self._sink.can_accept():
+                return now_ms + POLL_MS  # Until the sink wants more, ``step`` does nothing else.
+            due.append(now_ms + POLL_MS)
         if self.waits_for() is not None:
             return min(due, default=None)  # Credit is what it waits for, and that arrives.
-        if self._sink is not None and self._sink.is_committing:
-            due.append(now_ms + POLL_MS)
-        has_ended = self.state is TaskState.ENDED  # Then neither is asked any more.
-        if self._is_asynchronous and not has_ended:
-            due.append(now_ms + POLL_MS)
-        timer_ms = self._chain.next_processing_time_ms()
-        if timer_ms is not None and not has_ended:
-            due.append(now_ms + max(0, timer_ms - self._parts.wall_ms()))
-        if not (self.source is None or self.source.is_exhausted or self._is_stopped):
-            due.append(max(now_ms, self.source.next_read_ms()))
+        if self.state is not TaskState.ENDED:
+            due += self._work_due_ms(now_ms)
         return min(due, default=None)
+
+    def _work_due_ms(self, now_ms: int) -> Iterator[int]:
+        """Yield when the chain and the source may have something without anything arriving."""
+        if self._chain.is_holding:
+            yield now_ms + POLL_MS
+        timer_ms = self._chain.next_processing_time_ms()
+        if timer_ms is not None:
+            yield now_ms + max(0, timer_ms - self._parts.wall_ms())
+        if self.source is None or self.source.is_exhausted or self._is_stopped:
+            return
+        if self._chain.can_accept():  # Else an operator is holding, and is looked after.
+            yield max(now_ms, self.source.next_read_ms())
 
     def _may_cut(self) -> bool:
         return self._transit is None and self.state is not TaskState.ENDING
@@ -180,19 +188,22 @@ class TaskRunner:
 
     def _step_clocked(self) -> bool:
         """Do what the wall clock and asynchronous operators ask for; False: no batch now."""
+        has_fired = False
         timer_ms = self._chain.next_processing_time_ms()
         if timer_ms is not None and self.state is not TaskState.ENDED:
             wall_ms = self._parts.wall_ms()
             if timer_ms <= wall_ms:
+                has_fired = True
                 for batch in self._chain.on_processing_time(wall_ms):
                     self._emit(batch)
                 self._after_output()
         if not self._is_asynchronous or self.state is TaskState.ENDED:
-            return True
+            return not has_fired or self.waits_for() is None
         for batch in self._chain.poll():
             self._emit(batch)
         self._after_output()
-        return self._last_output is not None or self._chain.can_accept()
+        is_open = self._last_output is not None or self._chain.can_accept()
+        return is_open and self.waits_for() is None
 
     def _read(self, now_ms: int) -> bool:
         source = self.source

@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 
 from flowsnap.errors import StorageError
@@ -62,6 +63,7 @@ class DirectoryStore:
     def __init__(self, root: Path, filesystem: FileSystem | None = None) -> None:
         self.root = root
         self._filesystem = filesystem or FileSystem()
+        self._numbers = count(secrets.randbits(63))  # of temporary files
         self._known_directories: set[Path] = set()
         self._abandoned: set[_FileKey] = set()
         claim_directory(root, self._filesystem)
@@ -201,7 +203,7 @@ class DirectoryStore:
 
     def _new_path(self, directory: Path) -> Path:
         self._make_directories(directory)
-        return directory / f".tmp-{secrets.token_hex(8)}"
+        return directory / f".tmp-{next(self._numbers):016x}"
 
     def _write(
         self, path: Path, pieces: Iterable[bytes], finish: Callable[[int], None] | None = None

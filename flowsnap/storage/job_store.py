@@ -239,11 +239,14 @@ class JobStore:
         What is committed for it now must not be forgotten when the power fails.
 
         Raises:
+            ManifestCorrupt: it has been damaged meanwhile: that is not written anew.
             StorageError: it is not known to be durable.
         """
         self._check_writable()
         path = retention.manifest_path(checkpoint_id)
-        put_surely(self._store, path, self._store.get(path))
+        data = self._store.get(path)
+        manifests.decode(data, path)
+        put_surely(self._store, path, data)
 
     # --- complete checkpoints --------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -60,6 +61,7 @@ class CheckpointWriter:
         files_at_once: int = 1,
     ) -> None:
         self._attempt = attempt
+        self._numbers = count(secrets.randbits(63))  # of shared files: no other writer has them
         self._files_at_once = files_at_once
         self._store = DirectoryStore(root) if store is None else store
 
@@ -135,7 +137,7 @@ class CheckpointWriter:
         check_name(name)
         self._check_fence(checkpoint_id)
         if is_shared:
-            return layout.shared_path(self._attempt, checkpoint_id, secrets.token_hex(8))
+            return layout.shared_path(self._attempt, checkpoint_id, f"{next(self._numbers):016x}")
         return layout.private_path(checkpoint_id, task, name)
 
     def _check_fence(self, checkpoint_id: CheckpointId) -> None:

@@ -27,6 +27,7 @@ from flowsnap.testing.state import SharedFilesBackend
 from flowsnap.transport.memory import MemoryDataPlane
 
 if TYPE_CHECKING:
+    from flowsnap.testing.checker import Checker
     from flowsnap.testing.cluster import Cluster
 
 
@@ -75,17 +76,21 @@ class CheckedWorker(Worker, AbortsOf):
 
 
 class CheckedWriter(CheckpointWriter):
-    """The real writer; counts what it refuses."""
+    """The real writer; what it stores is checked, and what it refuses counted."""
+
+    checker: Checker
 
     def store(self, checkpoint_id: CheckpointId, task: TaskId, local: LocalFile) -> FileHandle:
         try:
-            return super().store(checkpoint_id, task, local)
+            handle = super().store(checkpoint_id, task, local)
         except StorageError as error:
             store = self._store
             if "is refused" in str(error) and isinstance(store, DirectoryStore):
                 assert isinstance(store._filesystem, DiskFileSystem)
                 store._filesystem.world.trace.reached("stale file refused")
             raise
+        self.checker.stored(self._attempt, handle.path)
+        return handle
 
 
 def make_worker(process: Process, link: ControlLink, id: WorkerId) -> CheckedWorker:
@@ -101,7 +106,9 @@ def make_worker(process: Process, link: ControlLink, id: WorkerId) -> CheckedWor
     def make_writer(deploy: Deploy) -> CheckpointWriter:
         assert deploy.job_directory == str(cluster.root)
         root = cluster.root
-        return CheckedWriter(root, deploy.attempt, DirectoryStore(root, process.files))
+        writer = CheckedWriter(root, deploy.attempt, DirectoryStore(root, process.files))
+        writer.checker = cluster.checker
+        return writer
 
     def make_plane(deploy: Deploy, worker: WorkerId) -> MemoryDataPlane:
         return cluster.network(deploy).plane(process, worker)

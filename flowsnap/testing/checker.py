@@ -117,6 +117,14 @@ class Checker:
             self.covered.update(prepared(manifest))
             self._check_files(manifest)
 
+    def stored(self, attempt: AttemptId, path: str) -> None:
+        """C7: a worker has stored a file, for itself alone or to be shared."""
+        if attempt < self.newest_attempt:
+            self.world.fail(
+                f"C7: {path} was stored by attempt {attempt} after attempt "
+                f"{self.newest_attempt} had begun"
+            )
+
     def _check_stored(self, path: str) -> None:
         match = _STORED.fullmatch(path)
         if match is not None and int(match[1]) < self.newest_attempt:
@@ -157,7 +165,7 @@ class Checker:
         for handle in manifests.files(manifest):
             for view, files in (("visible", self._contents), ("durable", self._durable)):
                 inode = files.get(handle.path)
-                content = None if inode is None else inode.durable
+                content = None if inode is None or inode.durable is None else inode.written
                 if content is None or sha256(content).hexdigest() != handle.sha256:
                     self.world.fail(
                         f"C8: checkpoint {manifest.checkpoint_id} lists {handle.path}, whose "
@@ -223,7 +231,7 @@ class Checker:
 
     def _content(self, path: str) -> bytes | None:
         inode = self._contents.get(path)
-        return None if inode is None else inode.content
+        return None if inode is None else inode.written
 
     def _stored(self, manifest: CheckpointManifest) -> Stored:
         return Stored(manifest, self._content)
@@ -271,6 +279,7 @@ class Checker:
                 f"there are {sorted(newer)}"
             )
         self.world.trace.reached("an older checkpoint is restored")
+        self.has_gone_back = False  # Whoever goes back once more must be wanted to.
 
     def attempt_begun(self, deployment: Deployment, workers: int) -> None:
         """An attempt begins, from a checkpoint or from none."""

@@ -24,7 +24,7 @@ from flowsnap.core.ids import CheckpointId
 from flowsnap.core.job import JobState
 from flowsnap.core.manifest import CheckpointManifest
 from flowsnap.core.message import Deploy
-from flowsnap.errors import FlowsnapError, StorageError
+from flowsnap.errors import FlowsnapError, RestoreError, StorageError
 from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.job_store import JobStore
 from flowsnap.testing.checker import Checker
@@ -50,6 +50,9 @@ ATTEMPTS_MAX = 40
 ORPHAN_US = 40_000
 TIMEOUT_MS_ENOUGH = 1_000
 SCRATCH = "/dev/shm"
+ALIGNED = {
+    "checkpoint_alignment": "aligned", "alignment_timeout_ms": 0, "checkpoints_concurrent": 1,
+}  # fmt: skip
 RESUMED = {JobState.STOPPED, JobState.CANCELLED}
 
 
@@ -179,9 +182,8 @@ class Cluster:
         process.is_alive = False
         self.world.note(process.name, f"ends: {state}")
         self._disconnect(process, is_orderly=True)
-        if state is JobState.FAILED and not isinstance(error, StorageError):
-            notes = "\n".join(getattr(error, "__notes__", ()))
-            self.world.fail(f"C12: the job has failed: {error}\n{notes}")
+        if state is JobState.FAILED:
+            self._look_at(error)
         if state is JobState.FINISHED:
             self.checker.check_end()
             if self._reruns or self.world.schedule.random() < 0.9:
@@ -192,6 +194,14 @@ class Cluster:
         if state in RESUMED:
             self.world.trace.reached(f"{state} and resumed")
         self._bury_manager()
+
+    def _look_at(self, error: FlowsnapError | None) -> None:
+        """A job may fail for its store; where it names a rotten file, its user puts that back."""
+        told = "\n".join([str(error), *getattr(error, "__notes__", ())])
+        if self.disk.repair(told):
+            self.world.trace.reached("rotten file is found and put back")
+        elif not isinstance(error, StorageError):
+            self.world.fail(f"C12: the job has failed: {told}")
 
     def _bury_manager(self) -> None:
         """The workers follow their parent, a moment later; the user starts the job again."""
@@ -215,12 +225,23 @@ class Cluster:
         if self._generations and self.world.schedule.random() < 0.5:
             self.layout += 1
             self._build()
+            if self.world.schedule.random() < 0.4:
+                self._change_settings()
         self._generations += 1
         self.world.note("user", f"starts the job, layout {self.layout}")
         self._choose_checkpoint()
         workers = self.workload.workers(self.layout)
         self.manager = ManagerProcess(self, self._generations, workers)
         self.manager.wake(self.world.now_us)
+
+    def _change_settings(self) -> None:
+        """Go on with other barriers, and with more or fewer checkpoints."""
+        chance = self.world.schedule
+        settings = ALIGNED | draw_alignment(chance)
+        self.config = msgspec.structs.replace(
+            self.config, checkpoints_retained=chance.choice((1, 2, 3)), **settings
+        )
+        self.world.trace.reached("settings are changed at a restart")
 
     def _choose_checkpoint(self) -> None:
         """Have the user ask for an older checkpoint, again until the job has gone back to it."""
@@ -275,6 +296,8 @@ class Cluster:
         flow = self._flows.get((self._generations, manifest.attempt))
         if flow is not None:
             flow.completed(manifest.checkpoint_id)
+            told_ms = flow.told_ms.get(manifest.checkpoint_id, {})
+            self.checker.event_time.saved(manifest, told_ms, self.definition.code)
 
     def flow(self, deploy: Deploy) -> Flow:
         """Return the counts of an attempt."""
@@ -291,11 +314,23 @@ class Cluster:
         """C8: after the next start has cleaned up, everything there is needed and whole."""
         self.striking.disarm()
         auditor: Any = Process(self, "auditor")
-        store = JobStore(DirectoryStore(self.root, DiskFileSystem(self.disk, auditor)), "simulated")
+        store = DirectoryStore(self.root, DiskFileSystem(self.disk, auditor))
+        while self.disk.repair("\n".join(found := _damage(store))):
+            self.world.trace.reached("rotten file is found and put back")
+        for one in found:
+            self.world.fail(f"C8: at the end: {one}")
+        for path in self.disk.still_rotten():
+            self.world.fail(f"C8: at the end: {path} has rotten, and nobody has noticed")
+
+
+def _damage(files: DirectoryStore) -> list[str]:
+    """Return what a cleaned store says is wrong with its files."""
+    try:
+        store = JobStore(files, "simulated")
         store.clean_leftovers()
-        for finding in store.verify():
-            if finding.kind != "ok":
-                self.world.fail(f"C8: at the end: {finding}")
+        return [str(finding) for finding in store.verify() if finding.kind != "ok"]
+    except RestoreError as error:
+        return [str(error)]
 
 
 def draw_alignment(chance: Random) -> dict[str, Any]:

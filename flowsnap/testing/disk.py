@@ -4,7 +4,7 @@ Content is durable once its file was synced, a name once its directory was. Unti
 decides for each change by chance: it has reached the disk, it is lost, or it stays where a living
 kernel keeps it, to be decided by the next crash. Content that was not synced is cut off anywhere.
 A sync that fails may have dropped what it was to write: readers still see it, the next sync returns
-without an error, and on the disk there are zeros.
+without an error, and on the disk there are zeros. A durable file may rot: one bit of it is another.
 ``DirectoryStore`` runs on it unchanged.
 
 Only what lies below ``root`` is simulated, but for the local scratch there: that is real, because
@@ -28,16 +28,25 @@ from flowsnap.testing.world import Actor, Point, World
 
 
 class Inode:
-    """One file: its content now, and what of it is durable; ``lost`` bytes never will be."""
+    """One file: its content now, and what of it is durable; ``lost`` bytes never will be.
 
-    __slots__ = ("content", "durable", "lost", "number", "writer")
+    ``pristine``: what was written, where the file has rotten since.
+    """
+
+    __slots__ = ("content", "durable", "lost", "number", "pristine", "writer")
 
     def __init__(self, number: int, writer: Actor) -> None:
         self.number = number
         self.writer = writer
         self.content = b""
         self.durable: bytes | None = None
+        self.pristine: bytes | None = None
         self.lost = 0
+
+    @property
+    def written(self) -> bytes:
+        """What was written, as far as it was not torn."""
+        return self.content if self.pristine is None else self.pristine
 
     def written_out(self) -> bytes:
         """Return what the disk has once everything was written that the kernel still knows of."""
@@ -88,7 +97,12 @@ class Disk:
         self.points: list[tuple[Point, int, bool]] = []  # where, errno, takes effect
         self.syncs = 0  # of files
         self.lost_syncs: set[int] = set()
+        self.rotten: dict[str, Inode] = {}  # by path below the root
         self.quota_bytes: int | None = None
+        self.full_bytes: int | None = None  # how much there was when there was no more room
+        self.links_outside = world.disk.random() < 0.5
+        """Whether the local scratch is on the same file system: files are linked, not copied."""
+        self.synced_outside: set[int] = set()  # by the numbers of their inodes
         self._observer = observer
         self._owned: dict[str, bool] = {}  # by path
         self._inodes = 0
@@ -175,6 +189,36 @@ class Disk:
             change.directory == directory and "manifest.json" in change.names
             for change in self.pending
         )
+
+    def whole(self) -> Iterator[str]:
+        """Yield the files, below the root, of which everything is durable, but empty ones."""
+        for path, inode in self.durable.items():
+            is_there = self.find(f"{self.root}/{path}") is inode
+            if is_there and inode.content and inode.durable == inode.content:
+                yield path
+
+    def rot(self, path: str, chance: Random) -> None:
+        """Turn one bit of a durable file over, below anybody's notice."""
+        inode = self.file(f"{self.root}/{path}")
+        place, bit = divmod(chance.randrange(len(inode.content) * 8), 8)
+        damaged = bytearray(inode.content)
+        damaged[place] ^= 1 << bit
+        inode.pristine, inode.content = inode.written, bytes(damaged)
+        inode.durable = inode.content
+        self.rotten[path] = inode
+
+    def repair(self, text: str) -> bool:
+        """Put every rotten file that ``text`` names back, from a copy; return whether there was."""
+        named = [path for path in self.rotten if path in text]
+        for path in named:
+            inode = self.rotten.pop(path)
+            inode.content = inode.durable = inode.written
+            inode.pristine = None
+        return bool(named)
+
+    def still_rotten(self) -> list[str]:
+        """Return the rotten files that are still there."""
+        return [p for p, inode in self.rotten.items() if self.find(f"{self.root}/{p}") is inode]
 
     def crash(self, victims: list[Actor], chance: Random, *, is_power_lost: bool) -> None:
         """Decide what becomes of the changes of processes that died; all of it if power failed."""

@@ -74,7 +74,9 @@ class DiskFileSystem(FileSystem):
     def fsync(self, descriptor: int) -> None:
         opened = self._open.get(descriptor)
         call = self._begin("fsync", "")
-        if opened is not None and not self._disk.sync(opened.inode):
+        if opened is None:
+            self._disk.synced_outside.add(os.fstat(descriptor).st_ino)
+        elif not self._disk.sync(opened.inode):
             raise self._fault("fsync", "", errno.EIO)
         self._end(call)
 
@@ -94,10 +96,15 @@ class DiskFileSystem(FileSystem):
 
     def link(self, source: Path, target: Path) -> None:
         here, there = str(source), str(target)
-        if not (self._disk.owns(here) and self._disk.owns(there)):
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), there)
+        is_ours = self._disk.owns(here)
+        if not (is_ours and self._disk.owns(there)):
+            if not self._disk.links_outside:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), there)
+            if is_ours:
+                self._link_out(here, target)
+                return
         call = self._begin("link", there)
-        inode = self._disk.file(here)
+        inode = self._disk.file(here) if is_ours else self._link_in(source)
         if self._disk.find(there) is not ABSENT:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), there)
         directory, _, name = there.rpartition("/")
@@ -185,12 +192,27 @@ class DiskFileSystem(FileSystem):
             return super().is_file(path)
         return isinstance(self._disk.find(text), Inode)
 
+    def _link_in(self, source: Path) -> Inode:
+        """Return a real file as one of this disk; nobody writes to it any more."""
+        inode = self._disk.new_inode(self._actor)
+        inode.content = source.read_bytes()
+        if source.stat().st_ino in self._disk.synced_outside:
+            inode.durable = inode.content
+        return inode
+
+    def _link_out(self, here: str, target: Path) -> None:
+        """Make a real file of one of this disk, which nobody will write to."""
+        with open(target, "xb", buffering=0) as file:
+            file.write(self._disk.file(here).content)
+
     def _take_space(self, size_bytes: int, quota_bytes: int) -> None:
-        reached, situations = self.world.trace.reached, self.world.trace.situations
-        if self._disk.used_bytes() + size_bytes > quota_bytes:
+        disk, reached = self._disk, self.world.trace.reached
+        used_bytes = disk.used_bytes()
+        if used_bytes + size_bytes > quota_bytes:
             reached("used up space")
+            disk.full_bytes = used_bytes
             raise self._fault("write", "", errno.ENOSPC)
-        if "used up space" in situations:
+        if disk.full_bytes is not None and used_bytes < disk.full_bytes:
             reached("space comes back")
 
     def _descriptor(self, inode: Inode) -> int:
@@ -202,11 +224,11 @@ class DiskFileSystem(FileSystem):
         """Pass the place before a changing call, and fail there if it is to do nothing."""
         disk = self._disk
         disk.calls += 1
-        shown = f"{what} {_shown(disk.below(path))}"
+        name = f"{what} {shown(disk.below(path))}"
         fault = disk.faults.pop(disk.calls, None) if disk.faults else None
         if fault is None and disk.points:
-            fault = disk.fault_at(shown)
-        number = self.world.begin_effect(self._actor, shown)
+            fault = disk.fault_at(name)
+        number = self.world.begin_effect(self._actor, name)
         if fault is not None and not fault[1]:
             raise self._fault(what, path, fault[0])
         return number, what, path, fault
@@ -231,7 +253,7 @@ class DiskFileSystem(FileSystem):
         return OSError(number, os.strerror(number), path)
 
 
-def _shown(path: str) -> str:
+def shown(path: str) -> str:
     """Return a path without what is random in it."""
     directory, _, name = path.rpartition("/")
     if name.startswith(".tmp"):

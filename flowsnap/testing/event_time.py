@@ -11,6 +11,7 @@ from typing import Any
 from flowsnap.core.graph import ExecutionGraph
 from flowsnap.core.ids import CheckpointId, OperatorId, TaskId
 from flowsnap.core.manifest import CheckpointManifest
+from flowsnap.core.watermark import MIN_WATERMARK
 from flowsnap.testing.world import World
 
 
@@ -36,6 +37,24 @@ class EventTimeChecker:
                     f"{manifest.checkpoint_id}, and was {before_ms} before"
                 )
         self._newest, self._reached = manifest.checkpoint_id, reached
+
+    def saved(
+        self,
+        manifest: CheckpointManifest,
+        told_ms: Mapping[TaskId, int],
+        code: Mapping[OperatorId, Any],
+    ) -> None:
+        """A checkpoint has at least the event time that each task had sent when it was cut."""
+        for task in manifest.tasks:
+            last, sent_ms = task.operators[-1], told_ms.get(task.task)
+            makes_own = getattr(code[last], "generates_watermarks", False)
+            if sent_ms is None or task.is_ended or makes_own:
+                continue
+            if task.watermarks.get(last, MIN_WATERMARK) < sent_ms:
+                self._world.fail(
+                    f"C10: checkpoint {manifest.checkpoint_id} does not say that {task.task} had "
+                    f"sent watermark {sent_ms}"
+                )
 
     def restored(self, manifest: CheckpointManifest | None) -> None:
         """An attempt goes on from a checkpoint, or from none."""

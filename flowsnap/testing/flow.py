@@ -13,13 +13,16 @@ States of Distributed Systems" (1989).
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Mapping
 
 from flowsnap.core.element import Barrier, Batch, Element, EndOfInput, Marker, Watermark
 from flowsnap.core.graph import ExecutionGraph
 from flowsnap.core.ids import ChannelId, CheckpointId, TaskId
+from flowsnap.core.watermark import MAX_WATERMARK
 from flowsnap.runtime.channel_state import Recording
+from flowsnap.runtime.input import SourceInput
 from flowsnap.runtime.output import OutputChannel
 from flowsnap.runtime.spill import SpillQueue
 from flowsnap.runtime.task import TaskRunner
@@ -65,6 +68,8 @@ class Flow:
         self._tasks = {task.id: index for index, task in enumerate(graph.tasks)}
         self._clocks = [[0] * len(self._tasks) for _ in self._tasks]
         self._cuts: dict[CheckpointId, dict[int, tuple[int, ...]]] = {}
+        self.told_ms: dict[CheckpointId, dict[TaskId, int]] = {}
+        """The event time that each task had sent when it was cut, where it was one."""
         self._channels = {
             channel.id: _Channel(
                 self._tasks[channel.source],
@@ -79,19 +84,22 @@ class Flow:
     def sent(self, channel: ChannelId, element: Element) -> None:
         """A task gives an element away; it may have to wait for credit."""
         one = self._channels[channel]
-        if isinstance(element, Batch):
-            clock = self._clocks[one.source]
-            clock[one.source] += 1
-            one.stamps.append(tuple(clock))
-            one.batches.append(element)
-        elif isinstance(element, Barrier):
-            self._sent_barrier(channel, element)
-        elif isinstance(element, Watermark):
-            self._sent_watermark(channel, element.timestamp_ms)
         if one.has_ended_out and not isinstance(element, Barrier | Marker):
             self.world.fail(f"C9: {element} was sent in channel {channel} behind the end of input")
-        if isinstance(element, EndOfInput):
-            one.has_ended_out = True
+        match element:
+            case Batch():
+                clock = self._clocks[one.source]
+                clock[one.source] += 1
+                one.stamps.append(tuple(clock))
+                one.batches.append(element)
+            case Barrier():
+                self._sent_barrier(channel, element)
+            case Watermark(timestamp_ms):
+                self._sent_watermark(channel, timestamp_ms)
+            case EndOfInput():
+                one.has_ended_out = True
+            case _:
+                pass
 
     def _sent_barrier(self, channel: ChannelId, barrier: Barrier) -> None:
         one = self._channels[channel]
@@ -150,6 +158,10 @@ class Flow:
                 self._check_aligned(one, checkpoint_id, f"checkpoint {checkpoint_id} of {task.id}")
             if any(isinstance(element, Batch) for element in channel.queue):
                 self.world.trace.reached("alignment blocks a channel with data")
+        sent_ms = [self._channels[output.id].watermark_ms for output in task.outputs]
+        known_ms = [one for one in sent_ms if one is not None and one < MAX_WATERMARK]
+        if known_ms:
+            self.told_ms.setdefault(checkpoint_id, {})[task.id] = max(known_ms)
 
     def recorded(
         self, channel: ChannelId, checkpoint_id: CheckpointId, batch: Batch, *, is_sent: bool
@@ -211,6 +223,8 @@ class Watch:
     def taken(self, element: Element) -> None:
         """An element has been taken out."""
         world = self.flow.world
+        if isinstance(element, Batch):
+            check_room(self.flow, self._task)
         if self.channel in self._task._blocked:
             world.fail(f"C9: {element} was taken from the blocked channel {self.channel}")
         if isinstance(element, EndOfInput) and self._task._blocked:
@@ -316,6 +330,25 @@ def watch(flow: Flow, tasks: Iterable[TaskRunner], worker: AbortsOf) -> None:
         for channel in task.inputs.values():
             channel.queue = _watched(channel.queue, Watch(flow, channel.id, task, worker))
         _watch_recordings(flow, task)
+        if task.source is not None:
+            _watch_source(flow, task, task.source)
+
+
+def check_room(flow: Flow, task: TaskRunner) -> None:
+    """C11: a task whose output waits for credit takes nothing more."""
+    for output in task.outputs:
+        if output.backlog:
+            flow.world.fail(f"C11: {task.id} goes on although channel {output.id} has no credit")
+
+
+def _watch_source(flow: Flow, task: TaskRunner, source: SourceInput) -> None:
+    original = source.read
+
+    def read(now_ms: int, records_max: int = sys.maxsize) -> Batch | None:
+        check_room(flow, task)
+        return original(now_ms, records_max)
+
+    source.read = read  # type: ignore[method-assign]
 
 
 def _watched(queue: deque[Element] | SpillQueue, watch: Watch) -> deque[Element] | SpillQueue:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flowsnap.core.coordinator import CheckpointCoordinator
 from flowsnap.core.graph import Index, build_execution_graph
 from flowsnap.core.ids import CheckpointId, TaskId, WorkerId
 from flowsnap.core.job import JobState
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 GRACE_US = 5_000_000
 CLOSING_US = 5_000
+LATE_MS = 100
+"""By how much a checkpoint may begin later than it should."""
 WAITS = "a task waits for credit"
 
 
@@ -165,6 +168,7 @@ class ManagerProcess(Process):
         self.recovery: CheckedRecovery | None = None
         self._workers = workers
         self._closing_us: int | None = None
+        self._idle: tuple[CheckpointCoordinator | None, int] = (None, 0)
         self._state = JobState.FAILED
         self._error: FlowsnapError | None = None
 
@@ -191,7 +195,22 @@ class ManagerProcess(Process):
         manager._machine.check()
         if manager._attempt is not None:
             manager._attempt.coordinator.check()
+        self._look_at_pause(manager)
         return wait_ms
+
+    def _look_at_pause(self, manager: JobManager) -> None:
+        """C12: a job that runs has its next checkpoint begun in time."""
+        attempt, config, now_us = manager._attempt, self.cluster.config, self.world.now_us
+        runs = attempt is not None and manager._machine.state is JobState.RUNNING
+        coordinator = attempt.coordinator if attempt is not None and runs else None
+        if coordinator is not None and (coordinator.all_pending or coordinator._is_draining):
+            coordinator = None
+        if coordinator is None or self._idle[0] is not coordinator:
+            self._idle = coordinator, now_us
+            return
+        wait_ms = config.checkpoint_interval_ms + config.checkpoint_pause_ms_min + LATE_MS
+        if now_us - self._idle[1] > wait_ms * 1000:
+            self.world.fail(f"C12: no checkpoint has been begun since {self._idle[1] / 1000} ms")
 
     def _submit(self) -> None:
         cluster, root = self.cluster, self.cluster.root

@@ -111,3 +111,9 @@ def loops_that_all_end_at_once(patch: Patch) -> None:
             yield frozenset().union(*(one for one, _ in found)), found[0][1]
 
     patch.set(loops, "stages", stages)
+
+
+@mutant("C11")
+def task_that_goes_on_without_credit(patch: Patch) -> None:
+    """A task takes the next batch although its output waits for credit."""
+    patch.set(TaskRunner, "waits_for", lambda self: None)

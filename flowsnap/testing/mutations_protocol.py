@@ -24,6 +24,8 @@ from flowsnap.storage.writer import CheckpointWriter
 from flowsnap.testing.mutants import Patch, mutant
 from flowsnap.transport.session import PeerSession
 
+NEVER_MS = 10**12
+
 
 @mutant("C9", "C1")
 def alignment_that_blocks_nothing(patch: Patch) -> None:
@@ -247,3 +249,22 @@ def keys_that_are_hashed_anew(patch: Patch) -> None:
         self._owners._owner_of_group = owners[salt:] + owners[:salt]
 
     patch.set(output.Hash, "__init__", init)
+
+
+@mutant("C12")
+def checkpoints_that_end_with_the_first_failure(patch: Patch) -> None:
+    """After a checkpoint that has failed none is begun any more by itself."""
+    original = CheckpointCoordinator._fail
+
+    def fail(self: Any, *settings: Any) -> Any:
+        actions = original(self, *settings)
+        self._interval_ms = self._due_ms = NEVER_MS
+        return actions
+
+    patch.set(CheckpointCoordinator, "_fail", fail)
+
+
+@mutant("C3", "C4", "C5")
+def end_that_is_overtaken(patch: Patch) -> None:
+    """A checkpoint is complete although the end of input is on its way to an operator."""
+    patch.set(restore, "overtaken_end", lambda tasks, graph: None)

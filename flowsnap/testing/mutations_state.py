@@ -8,6 +8,7 @@ import msgspec
 
 from flowsnap.core import operator_state, restore
 from flowsnap.operators.holding import Holding
+from flowsnap.runtime.task import TaskRunner
 from flowsnap.state.memory import MemoryBackend
 from flowsnap.state.timers import TimerQueue
 from flowsnap.testing.mutants import Patch, mutant
@@ -112,3 +113,9 @@ def _drop_operator_state(patch: Patch, kind: str) -> None:
         return tuple(one for one in original(old, chain, subtask) if one.kind != kind)
 
     patch.set(operator_state, "deal", deal)
+
+
+@mutant("C10", needs=TIMED)
+def watermark_that_is_not_saved(patch: Patch) -> None:
+    """A snapshot does not say which event time its task had reached."""
+    patch.set(TaskRunner, "_reached", lambda self: {})

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from flowsnap.core import retention
+from flowsnap.core.ids import CheckpointId, TaskId
+from flowsnap.core.manifest import FileHandle
 from flowsnap.runtime.snapshot import Snapshotter
-from flowsnap.storage import job_store
+from flowsnap.storage import job_store, layout
 from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.job_store import JobStore
+from flowsnap.storage.writer import CheckpointWriter
 from flowsnap.testing.disk_files import DiskFileSystem
 from flowsnap.testing.mutants import Patch, mutant
 
@@ -148,3 +152,39 @@ def acknowledgement_of_files_that_are_not_stored(patch: Patch) -> None:
 
     patch.set(Snapshotter, "_store_files", store_files)
     patch.set(job_store.JobStore, "_check_files", lambda self, manifest: None)
+
+
+@mutant("C0", "C3", "C4", "C5", "C12")
+def files_that_are_not_verified(patch: Patch) -> None:
+    """What is restored is opened without a look at its sha256."""
+
+    def restore_file(self: CheckpointWriter, handle: FileHandle, directory: Path) -> None:
+        self._store.fetch(handle.path, directory / handle.name, is_immutable=False)
+
+    patch.set(CheckpointWriter, "_restore_file", restore_file)
+
+
+@mutant("C8")
+def damage_that_is_written_anew(patch: Patch) -> None:
+    """The manifest that is made durable before a restart is not read for it."""
+
+    def secure(self: JobStore, checkpoint_id: CheckpointId) -> None:
+        path = retention.manifest_path(checkpoint_id)
+        self._store.put(path, self._store.get(path))
+
+    patch.set(JobStore, "secure", secure)
+
+
+@mutant("C7")
+def stale_files_of_one_checkpoint(patch: Patch) -> None:
+    """A worker of an older attempt may store what belongs to one checkpoint alone."""
+    original = CheckpointWriter._new_path
+
+    def new_path(
+        self: CheckpointWriter, checkpoint_id: CheckpointId, task: TaskId, name: str, **kind: Any
+    ) -> str:
+        if kind["is_shared"]:
+            return original(self, checkpoint_id, task, name, **kind)
+        return layout.private_path(checkpoint_id, task, name)
+
+    patch.set(CheckpointWriter, "_new_path", new_path)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 from flowsnap.core.ids import AttemptId, WorkerId
 from flowsnap.core.message import FromWorker, Heartbeat, ToWorker, WorkerReady
@@ -23,11 +24,14 @@ from flowsnap.transport.memory import MemoryDataPlane, MemoryFrame, MemoryNetwor
 from flowsnap.transport.message import decode_to_worker, encode_message
 from flowsnap.transport.plane import Member, Route
 
+T = TypeVar("T")
 TOKEN = "token"
 DELAY_US = (20, 600)
 SLOW_US = (2_000, 15_000)
 LATE_US = (8_000, 40_000)
 """By how much the last words of a process may be late."""
+TOGETHER = 0.7
+"""How often what is sent right behind something else arrives with it, as in one packet."""
 
 
 class Endpoint(Actor, Protocol):
@@ -102,6 +106,30 @@ class ControlHub(MemoryControlServer):
         return link
 
 
+class _Lane(Generic[T]):
+    """One direction of a control connection: what is sent arrives in order, some at a time."""
+
+    __slots__ = ("_arrive", "_packet", "_sent_us", "_world", "blocked_us", "last_us")
+
+    def __init__(self, world: World, arrive: Callable[[list[T], int], None]) -> None:
+        self.last_us = self.blocked_us = 0
+        self._world = world
+        self._arrive = arrive
+        self._packet: list[T] = []
+        self._sent_us = -1
+
+    def send(self, item: T, delay_us: int) -> None:
+        """Have ``item`` arrive in ``delay_us`` or later, or with what was sent just before it."""
+        world, last_us = self._world, self.last_us
+        now_us = world.now_us
+        if self._sent_us == now_us < last_us and world.network.random() < TOGETHER:
+            self._packet.append(item)
+            return
+        self._sent_us, self._packet = now_us, [item]
+        self.last_us = at_us = max(last_us + 1, self.blocked_us, now_us + delay_us)
+        world.at(at_us, partial(self._arrive, self._packet, at_us))
+
+
 class ControlLink:
     """A worker's end, with the connection of its heartbeats; ``process`` may be the owner's own."""
 
@@ -114,8 +142,8 @@ class ControlLink:
         self._identity = make_identity(worker)
         self._beats = make_identity(worker, is_heartbeat=True)
         self._inbox: deque[bytes] = deque()
-        self._up_us = self._down_us = 0
-        self._up_blocked_us = self._down_blocked_us = 0
+        self._up = _Lane(world, self._arrive_up)
+        self._down = _Lane(world, self._arrive_down)
         self._lost_at_us: int | None = None
         self._late_us = 0
         hub.outboxes[self._identity] = _Outbox(self._send_down)
@@ -170,15 +198,12 @@ class ControlLink:
 
     def block(self, until_us: int, *, is_up: bool) -> None:
         """Have nothing arrive at one end until a moment; what is sent meanwhile comes then."""
-        if is_up:
-            self._up_blocked_us = until_us
-        else:
-            self._down_blocked_us = until_us
+        (self._up if is_up else self._down).blocked_us = until_us
 
     @property
     def is_unheard(self) -> bool:
         """Whether the way to the job manager is blocked."""
-        return self._up_blocked_us > self._world.now_us
+        return self._up.blocked_us > self._world.now_us
 
     def _notice(self) -> None:
         self.is_lost = True
@@ -188,33 +213,27 @@ class ControlLink:
         return self._lost_at_us is None or at_us <= self._lost_at_us
 
     def _send_up(self, identity: bytes, data: bytes) -> None:
-        world, hub = self._world, self._hub
-        earliest_us = max(self._up_us + 1, self._up_blocked_us)
-        self._up_us = at_us = max(earliest_us, world.now_us + self._delay_us())
+        self._up.send((identity, data), self._delay_us())
 
-        def arrive() -> None:
-            if self._arrives(at_us):
-                later_us = self._late_us
-                world.after(later_us, deliver) if later_us else deliver()
+    def _arrive_up(self, packet: list[tuple[bytes, bytes]], at_us: int) -> None:
+        if self._late_us and self._arrives(at_us):
+            self._world.after(self._late_us, partial(self._deliver_up, packet))
+        elif self._arrives(at_us):
+            self._deliver_up(packet)
 
-        def deliver() -> None:
-            if hub.owner.is_alive:
-                hub.inbox.append((identity, data))
-                hub.owner.wake(world.now_us)
-
-        world.at(at_us, arrive)
+    def _deliver_up(self, packet: list[tuple[bytes, bytes]]) -> None:
+        hub = self._hub
+        if hub.owner.is_alive:
+            hub.inbox.extend(packet)
+            hub.owner.wake(self._world.now_us)
 
     def _send_down(self, data: bytes) -> None:
-        world = self._world
-        earliest_us = max(self._down_us + 1, self._down_blocked_us)
-        self._down_us = at_us = max(earliest_us, world.now_us + self._delay_us())
+        self._down.send(data, self._delay_us())
 
-        def arrive() -> None:
-            if self._arrives(at_us) and self.process.is_alive:
-                self._inbox.append(data)
-                self.process.wake(at_us)
-
-        world.at(at_us, arrive)
+    def _arrive_down(self, packet: list[bytes], at_us: int) -> None:
+        if self._arrives(at_us) and self.process.is_alive:
+            self._inbox.extend(packet)
+            self.process.wake(at_us)
 
     def _delay_us(self) -> int:
         return 0 if self.process is self._hub.owner else delay_us(self._world)
@@ -232,11 +251,12 @@ def _name(message: FromWorker) -> str:
 class _Wire:
     """One direction between two workers."""
 
-    __slots__ = ("blocked_us", "frames", "is_cut", "last_us", "noticed_us", "to_drop")
+    __slots__ = ("blocked_us", "frames", "is_cut", "last_us", "noticed_us", "sent_us", "to_drop")
 
     def __init__(self) -> None:
         self.frames: deque[tuple[int, MemoryFrame]] = deque()
         self.last_us = 0
+        self.sent_us = -1
         self.to_drop = 0
         self.blocked_us = 0
         self.is_cut = False
@@ -329,12 +349,15 @@ class _View(MemoryNetwork):
             wire.to_drop -= 1
             world.note("network", f"drops #{header.sequence} of channel {header.channel}")
         elif not wire.is_cut:
-            earliest_us = max(wire.last_us, wire.blocked_us)
-            wire.last_us = at_us = max(earliest_us, world.now_us + delay_us(world))
-            wire.frames.append((at_us, frame))
+            is_new = wire.sent_us != world.now_us or world.network.random() >= TOGETHER
+            if is_new:
+                earliest_us = max(wire.last_us, wire.blocked_us)
+                wire.last_us = max(earliest_us, world.now_us + delay_us(world))
+                wire.sent_us = world.now_us
+            wire.frames.append((wire.last_us, frame))
             peer = self._network.members.get(target)
             if peer is not None:
-                peer.wake(at_us)
+                peer.wake(wire.last_us)
         world.end_effect(self._process, number)
 
     def take(self, source: WorkerId, target: WorkerId) -> MemoryFrame | None:

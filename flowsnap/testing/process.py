@@ -43,7 +43,7 @@ class Process:
 
     def wake(self, at_us: int) -> None:
         """Have it step at a moment, or earlier."""
-        at_us = max(at_us, self._busy_until_us, self.world.now_us)
+        at_us = max(at_us, self._busy_until_us, self.world.time.now_us)
         if self.is_alive and (self._next_us is None or at_us < self._next_us):
             self._next_us = at_us
             self.world.at(at_us, partial(self._on_time, at_us))

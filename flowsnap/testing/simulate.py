@@ -56,15 +56,18 @@ def run_seed(
 
     ``records_max``: of each split only the first so many records are there.
     """
-    cluster = Cluster(seed, faults, records_max=records_max)
+    with _quiet():  # The world is gone when its cycles are collected: there is little left.
+        return _run_world(Cluster(seed, faults, records_max=records_max), with_trace=with_trace)
+
+
+def _run_world(cluster: Cluster, *, with_trace: bool) -> Outcome:
     world = cluster.world
-    with _quiet():
-        try:
-            cluster.run()
-        except Exception:  # a bug anywhere is a finding, and must be reported with its seed
-            world.fail(f"C0: the simulation broke: {traceback.format_exc()}")
+    try:
+        cluster.run()
+    except Exception:  # a bug anywhere is a finding, and must be reported with its seed
+        world.fail(f"C0: the simulation broke: {traceback.format_exc()}")
     return Outcome(
-        seed,
+        world.seed,
         tuple(cluster.faults),
         world.violation,
         world.trace.digest(),
@@ -72,7 +75,7 @@ def run_seed(
         world.effects,
         world.trace.situations,
         tuple(world.trace.lines()) if with_trace else (),
-        records_max,
+        cluster.workload.records_max,
     )
 
 
@@ -121,17 +124,19 @@ class Batch:
 def run_batch(first: int, count: int, *, failures_max: int = 3) -> Batch:
     """Run seeds ``[first, first + count)``, and a share of them twice."""
     batch, began_s = Batch(0, [], Counter()), time.perf_counter()
+    gc.freeze()  # What was there before is not looked at behind every seed.
     for seed in range(first, first + count):
         outcome = run_seed(seed)
         if seed % REPEATED_EVERY == 0 and not outcome.violation:
             outcome = _repeated(outcome)
         batch.count += 1
-        batch.situations += outcome.situations
+        batch.situations.update(outcome.situations)
         batch.steps += outcome.steps
         if outcome.violation:
             batch.failures.append(outcome)
             if len(batch.failures) >= failures_max:
                 break
+    gc.unfreeze()
     batch.seconds = time.perf_counter() - began_s
     return batch
 

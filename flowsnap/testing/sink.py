@@ -1,8 +1,8 @@
 """A simulated transactional system, and the sink that writes to it.
 
 A transaction is prepared, then committed or aborted; the system outlives every process. A call may
-fail before it takes effect or after, and a commit may take effect long after its caller has given
-up: nobody can tell. What was committed is seen at once, and goes away only where its user restores
+fail before it takes effect or after, and it may take effect long after its caller has given up:
+nobody can tell. What was committed is seen at once, and goes away only where its user restores
 an older checkpoint: then the sink takes back what came after it, and whoever is left of that
 history commits nothing any more.
 """
@@ -63,11 +63,12 @@ class TransactionalSystem:
         self.transactions: dict[str, Transaction] = {}
         self.calls = 0
         self.faults: dict[int, Fault] = {}
-        self.commits = 0
+        self.commits = self.prepares = 0
         self.late_us: dict[int, int] = {}  # commit: how long it is under way
+        self.late_prepares_us: dict[int, int] = {}
         self.slow_us = world.sinks.choice(SLOW_US)
         self._ready_us: dict[str, int] = {}  # by transaction
-        self._fences: dict[str, tuple[int, int]] = {}  # sink: checkpoint, attempt
+        self._fences: dict[str, list[tuple[int, int]]] = {}  # sink: checkpoint, attempt
         self._world = world
         self._ledger = ledger
 
@@ -77,12 +78,16 @@ class TransactionalSystem:
         Raises:
             StorageError: it may or may not be.
         """
+        self.prepares += 1
+        late_us = self.late_prepares_us.pop(self.prepares, None)
         fault, number = self._begin(actor, "prepare", transaction.id)
-        if transaction.id in self.transactions:
-            self._world.fail(f"C4: transaction {transaction.id} was prepared twice")
-        self.transactions[transaction.id] = transaction
-        transaction.prepared_at_us = self._world.now_us
+        if late_us is None:
+            self._enter(transaction)
+        else:
+            self._world.after(late_us, partial(self._enter_late, transaction))
         self._end(actor, "prepare", fault, number)
+        if late_us is not None:
+            raise StorageError("the sink has not answered in time to a prepare", is_definite=False)
 
     def commit(self, actor: Actor, id: str, attempt: int) -> None:
         """Make a transaction visible; a repeat changes nothing.
@@ -115,6 +120,18 @@ class TransactionalSystem:
             return False
         return True
 
+    def _enter(self, transaction: Transaction) -> None:
+        if transaction.id in self.transactions:
+            self._world.fail(f"C4: transaction {transaction.id} was prepared twice")
+        self.transactions[transaction.id] = transaction
+        transaction.prepared_at_us = self._world.now_us
+
+    def _enter_late(self, transaction: Transaction) -> None:
+        """Take a transaction of an attempt that has failed by now."""
+        self._world.note("sinks", f"late prepare {transaction.id}")
+        self._world.trace.reached("sink: prepare that is applied later")
+        self._enter(transaction)
+
     def _arrive(self, id: str, attempt: int) -> None:
         """Take a commit that nobody waits for any more."""
         self._world.note("sinks", f"late commit {id}")
@@ -136,18 +153,18 @@ class TransactionalSystem:
             self._ledger.committed(transaction)
 
     def _is_left(self, id: str, attempt: int) -> bool:
-        """Whether somebody of an abandoned history commits what came after the way back."""
+        """Whether somebody of a history that was left commits what came after the way back."""
         transaction = self.transactions.get(id)
-        if transaction is None or transaction.operator not in self._fences:
-            return False
-        after, newest_attempt = self._fences[transaction.operator]
-        return attempt <= newest_attempt and transaction.checkpoint_id > after
+        return transaction is not None and any(
+            attempt <= newest_attempt and transaction.checkpoint_id > after
+            for after, newest_attempt in self._fences.get(transaction.operator, ())
+        )
 
     def withdraw(self, actor: Actor, operator: str, after: int) -> None:
         """Take back what was committed after a checkpoint, if the job has gone back to that."""
         number = self._world.begin_effect(actor, f"sink withdraw {operator}")
         if self._ledger.goes_back(operator, after):
-            self._fences[operator] = (after, self._ledger.newest_attempt)
+            self._fences.setdefault(operator, []).append((after, self._ledger.newest_attempt))
         for transaction in self.transactions.values():
             is_later = transaction.operator == operator and transaction.checkpoint_id > after
             if is_later and transaction.state == "committed":

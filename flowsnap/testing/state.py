@@ -21,13 +21,13 @@ from flowsnap.state.memory import FILE_NAME, MemoryBackend, MemoryPersist, Rows
 from flowsnap.state.persist import LocalFile
 from flowsnap.state.restore import RestoredState
 
-BUCKETS = 3
+BUCKETS = 2
 SUFFIX = ".sst"
 CURRENT = "CURRENT"
 
 
 class SharedFilesPersist(MemoryPersist):
-    """One freeze: a file for each bucket that has changed, and a private list of all."""
+    """One freeze: a file for each bucket that has changed, and a list of all: ``target``."""
 
     def __init__(
         self,
@@ -51,15 +51,18 @@ class SharedFilesPersist(MemoryPersist):
         for row in sorted(self._rows, key=lambda row: (row[0], row[1], row[2] or b"")):
             buckets.setdefault(crc32(row[1]) % BUCKETS, []).append(row)
         try:
-            self._target.mkdir(parents=True, exist_ok=True)
             shared = [self._keep(at, encode_value(rows)) for at, rows in sorted(buckets.items())]
-            current = self._target / CURRENT
-            current.write_text("\n".join(file.name for file in shared))
+            current = "\n".join(file.name for file in shared).encode()
+            _write(self._target, current)
         except OSError as error:
             raise StateError(f"persisting state failed: {error}") from error
-        own = LocalFile(CURRENT, current, current.stat().st_size, is_shared=False)
+        own = LocalFile(CURRENT, self._target, len(current), is_shared=False)
         self.files = (*shared, own)
         return True
+
+    def release(self) -> None:
+        """Remove the list."""
+        self._target.unlink(missing_ok=True)
 
 
 class SharedFilesBackend(MemoryBackend):
@@ -84,11 +87,8 @@ class SharedFilesBackend(MemoryBackend):
         return self._write(bucket, data, f"{self._count:06d}{SUFFIX}")
 
     def _write(self, bucket: int, data: bytes, name: str) -> LocalFile:
-        directory = self.directory / "db"
-        if not self._files:
-            directory.mkdir(parents=True, exist_ok=True)
-        path = directory / name
-        path.write_bytes(data)
+        path = self.directory / name
+        _write(path, data)
         file = LocalFile(name, path, len(data), is_shared=True)
         self._files[bucket] = (data, file)
         return file
@@ -97,7 +97,7 @@ class SharedFilesBackend(MemoryBackend):
         names = [name for name in (state.directory / CURRENT).read_text().split("\n") if name]
         for name in names:
             data = (state.directory / name).read_bytes()
-            (state.directory / FILE_NAME).write_bytes(data)
+            _write(state.directory / FILE_NAME, data)
             super()._restore(state, operators)
             if self.is_opened_directly:
                 self._adopt(data, name)
@@ -107,3 +107,13 @@ class SharedFilesBackend(MemoryBackend):
         rows: Rows = decode_value(data)
         self._count = max(self._count, int(name.removesuffix(SUFFIX)))
         self._write(crc32(rows[0][1]) % BUCKETS, data, name)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file; its directory is made where it is missing."""
+    try:
+        with open(path, "wb", buffering=0) as file:
+            file.write(data)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from flowsnap.core import manifest as manifests
 from flowsnap.core.coordinator import Alignment, Wish
+from flowsnap.core.retention import manifest_path
 from flowsnap.runtime.job_manager import JobManager
+from flowsnap.storage.store import is_temporary
+from flowsnap.testing.disk_files import shown
 from flowsnap.testing.machine import ManagerProcess, WorkerProcess
 from flowsnap.testing.process import Process
 from flowsnap.testing.trouble import CALLS, EVERYBODY, MANAGER, POINTS, SELF, Fault
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
 WISHES = {"stop", "drain", "savepoint", "cancel", "older", "ask"}
 MOMENT_KINDS = WISHES | {
-    "kill", "pause", "reset", "drop", "control", "wall", "zombie", "partition", "quota"
+    "kill", "pause", "reset", "drop", "control", "wall", "zombie", "partition", "quota", "rot",
 }  # fmt: skip
 ALIGNMENTS: tuple[Alignment | None, ...] = (None, "aligned", "unaligned")
 
@@ -73,7 +77,9 @@ class Striking:
                 calls = self._cluster.checker.system.faults
                 calls[fault.at] = "applied" if fault.is_after else "refused"
             case "late":
-                self._cluster.checker.system.late_us[fault.at] = fault.value
+                system = self._cluster.checker.system
+                late_us = system.late_prepares_us if fault.is_after else system.late_us
+                late_us[fault.at] = fault.value
             case "sync":
                 disk.lost_syncs.add(fault.at)
             case _:
@@ -90,6 +96,7 @@ class Striking:
         cluster.disk.quota_bytes = None
         cluster.checker.system.faults.clear()
         cluster.checker.system.late_us.clear()
+        cluster.checker.system.late_prepares_us.clear()
         cluster.workload.trouble.at.clear()
         for process in list(self._paused):
             self._resume(process)
@@ -160,6 +167,7 @@ class Striking:
             "wall": self._jump,
             "partition": self._partition,
             "quota": self._limit,
+            "rot": self._rot,
             "zombie": self._make_zombies,
             **dict.fromkeys(WISHES, self._wish),
         }
@@ -264,6 +272,22 @@ class Striking:
     def _limit(self, fault: Fault) -> None:
         disk = self._cluster.disk
         disk.quota_bytes = disk.used_bytes() + fault.value
+
+    def _rot(self, fault: Fault) -> None:
+        """Damage a file that is whole: mostly one that the next restart needs."""
+        cluster, chance = self._cluster, Random(fault.value)
+        disk, durable = cluster.disk, cluster.checker.durable
+        whole = sorted(path for path in disk.whole() if not is_temporary(path.rpartition("/")[2]))
+        if durable and chance.random() < 0.7:
+            newest = durable[max(durable)]
+            needed = {handle.path for handle in manifests.files(newest)}
+            needed.add(manifest_path(newest.checkpoint_id))
+            whole = [path for path in whole if path in needed]
+        if whole:
+            path = chance.choice(whole)
+            self._world.trace.reached("a file rots")
+            self._world.note("fault", f"{shown(path)} rots")
+            disk.rot(path, chance)
 
     def _jump(self, fault: Fault) -> None:
         self._world.trace.reached("wall clock jumped")

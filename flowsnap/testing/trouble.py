@@ -10,13 +10,14 @@ import msgspec
 
 Kind = Literal[
     "kill", "pause", "reset", "drop", "control", "wall", "zombie",  # at a moment, in us
-    "partition", "quota",  # as well, and for a while
+    "rot",  # at a moment, in one file
+    "partition", "quota",  # at a moment, and for a while
     "stop", "drain", "savepoint", "cancel", "older", "ask",  # what a user wants, at a moment
     "crash",  # at an effect
     "point",  # at the n-th effect of one kind
     "disk", "sink", "user",  # at a call
     "fail",  # at the n-th call of the disk of one kind
-    "sync", "late",  # at the n-th sync of a file, and at the n-th commit
+    "sync", "late",  # at the n-th sync of a file, and at the n-th commit or prepare
 ]  # fmt: skip
 
 EVERYBODY = -2
@@ -40,7 +41,10 @@ ENDINGS = [
     POINTS.index((begins, "")) for begins in ("END_OF_INPUT", "TaskEnded", "LookRound", "LookRound")
 ]
 """Places at which a part of the job has ended, and the rest has not; in loops it takes longest."""
-OUTCOMES = [POINTS.index(("link", "manifest.json")), POINTS.index(("CompleteCheckpoint", ""))]
+OUTCOMES = [
+    POINTS.index(place)
+    for place in (("link", "manifest.json"), ("CompleteCheckpoint", ""), ("sink commit", ""))
+]
 """Places at which a checkpoint is complete, and not everybody knows."""
 
 CALLS: tuple[tuple[str, str], ...] = (
@@ -77,8 +81,9 @@ class Fault(msgspec.Struct, frozen=True):
     ``who`` us after passage ``at`` of that place, counted from 1. Who wants an "older" checkpoint
     cancels the job, or kills its job manager (``is_after``). A "partition" lies between a
     worker and the job manager, or for ``SELF`` between two workers; ``is_after``: on the way up. A
-    "quota" leaves ``value`` bytes. Otherwise ``value`` is a duration in us, a count or an errno;
-    ``is_after``: the call takes effect, and then fails.
+    "quota" leaves ``value`` bytes. ``value`` of "rot" decides which bit of which file. It is a
+    commit that is "late", or a prepare (``is_after``). Otherwise ``value`` is a duration in us, a
+    count or an errno; ``is_after``: the call takes effect, and then fails.
     """
 
     kind: Kind
@@ -95,7 +100,7 @@ def draw_faults(chance: Random, heartbeat_timeout_ms: int) -> list[Fault]:
     kinds: list[Kind] = ["kill", "crash", "disk", "sink", "pause", "reset", "drop", "stop"]
     kinds += ["user", "control", "wall", "drop", "zombie", "point", "point", "fail", "fail"]
     kinds += ["ask", "ask", "savepoint", "drain", "stop", "cancel", "older", "older"]
-    kinds += ["partition", "quota", "sync", "late"]
+    kinds += ["partition", "quota", "sync", "late", "late", "sink", "rot"]
     # Some kinds at a time, as in swarm testing: a world of everything is always restarting.
     chosen = chance.sample(kinds, chance.choice((1, 2, 2, 3, 4)))
     count = chance.randint(1, FAULTS_MAX)
@@ -115,7 +120,7 @@ def _draw(chance: Random, kind: Kind, heartbeat_timeout_ms: int) -> Fault:
     match kind:
         case "drop":
             who, value = chance.randrange(6), chance.randint(1, 3)
-        case "ask":
+        case "ask" | "rot":
             who, value = chance.randrange(3), chance.getrandbits(16)
         case "wall":
             who, value = 0, chance.choice((-86_400_000, -1, 1, 3_600_000))

@@ -18,7 +18,7 @@ from flowsnap.testing.reference import Item, Record, Streams
 from flowsnap.testing.sink import TransactionalSystem
 from flowsnap.testing.steps import Pace, SimulatedSource, Trouble
 
-WIDTHS = (1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 4)
+WIDTHS = (*[1] * 14, *[2] * 4, 3, 4)
 WORKERS = (0, 1, 2, 2, 2, 3, 3)
 RECORDS = (5, 12, 20, 40)
 """At least, and at most: one of those."""
@@ -36,6 +36,7 @@ class Workload:
     """
 
     def __init__(self, topology: Random, chance: Random, records_max: int | None = None) -> None:
+        self.records_max = records_max
         plan = PlanDrawing(topology)
         self.nodes = plan.nodes
         self.sinks = [node for node in self.nodes if node.kind == "sink"]

@@ -76,7 +76,8 @@ class World:
     def at(self, when_us: int, action: Callable[[], None]) -> None:
         """Have ``action`` called at a moment, or now if that has passed."""
         self._count += 1
-        moment = max(when_us, self.time.now_us)
+        now_us = self.time.now_us
+        moment = when_us if when_us > now_us else now_us
         heappush(self._heap, (moment, self.schedule.random(), self._count, action))
 
     def after(self, delay_us: int, action: Callable[[], None]) -> None:

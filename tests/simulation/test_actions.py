@@ -29,6 +29,8 @@ DRAINING = 1 + POINTS.index(("LookRound", ""))
         ("space comes back", Fault("quota", 30_000, 0, 3_000)),
         ("sink: commit that is applied later", Fault("late", 2, SELF, 500)),
         ("sink: late commit finds its work done", Fault("late", 2, SELF, 40_000)),
+        ("sink: prepare that is applied later", Fault("late", 2, SELF, 5_000, is_after=True)),
+        ("rotten file is found and put back", Fault("rot", 40_000, 0, 7)),
     ],
 )
 def test_a_fault_brings_about_what_it_is_named_for(situation: str, fault: Fault) -> None:
@@ -40,7 +42,7 @@ def test_a_fault_brings_about_what_it_is_named_for(situation: str, fault: Fault)
     pytest.fail(f"none of {SEEDS} seeds has reached {situation!r}")
 
 
-@pytest.mark.parametrize("kind", ["partition", "quota", "sync", "late", "cancel", "older"])
+@pytest.mark.parametrize("kind", ["partition", "quota", "sync", "late", "cancel", "older", "rot"])
 def test_every_kind_of_fault_is_drawn(kind: str) -> None:
     drawn = [fault for seed in range(200) for fault in draw_faults(World(seed).faults, 200)]
 

@@ -193,3 +193,98 @@ def test_a_quota_is_used_up_until_something_is_deleted(rig: Rig) -> None:
     assert rig.store.get("b") == b"012"
     assert rig.disk.used_bytes() == 3
     assert rig.world.trace.situations["space comes back"] == 1
+
+
+# --- rot, and links to what lies outside ---------------------------------------------------------
+
+
+def test_a_file_that_rots_differs_in_one_bit_now_and_after_every_loss_of_power(rig: Rig) -> None:
+    rig.store.put("a", b"0123456789")
+
+    rig.disk.rot("a", Random(1))
+
+    damaged = rig.store.get("a")
+    assert sum((x ^ y).bit_count() for x, y in zip(damaged, b"0123456789", strict=True)) == 1
+    for seed in range(10):
+        rig.lose_power(seed)
+        assert rig.store.get("a") == damaged
+
+
+def test_a_rotten_file_is_put_back_only_where_it_is_named(rig: Rig) -> None:
+    rig.store.put("shared/a", b"0123456789")
+    rig.disk.rot("shared/a", Random(1))
+
+    assert not rig.disk.repair("shared/b is damaged")
+    assert rig.disk.still_rotten() == ["shared/a"]
+
+    assert rig.disk.repair("shared/a is damaged")
+    assert rig.disk.still_rotten() == []
+    assert rig.store.get("shared/a") == b"0123456789"
+
+
+def test_a_rotten_file_that_was_replaced_or_deleted_is_rotten_no_more(rig: Rig) -> None:
+    for name in ("a", "b"):
+        rig.store.put(name, b"0123456789")
+        rig.disk.rot(name, Random(1))
+
+    rig.store.put("a", b"anew")
+    rig.store.delete("b")
+
+    assert rig.disk.still_rotten() == []
+
+
+def test_only_what_is_durable_and_has_content_can_rot(rig: Rig) -> None:
+    rig.store.put("a", b"1")
+    rig.store.put("empty", b"")
+    rig.store.put("checkpoints/begun", b"2")
+    rig.write_without_directory_sync("checkpoints/manifest.json", b"3")
+
+    assert sorted(rig.disk.whole()) == ["a"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_local_file_is_stored_and_fetched_by_link_or_by_copy(rig: Rig, *, links: bool) -> None:
+    rig.disk.links_outside = links
+    outside = rig.root / "work"
+    outside.mkdir()
+    (outside / "one").write_bytes(b"0123456789")
+
+    rig.store.put_file("shared/a", outside / "one")
+    rig.store.fetch("shared/a", outside / "two", is_immutable=True)
+
+    entries = [what for _, _, what in rig.world.trace.entries]
+    assert ("write " in entries) is not links
+    assert (outside / "two").read_bytes() == b"0123456789"
+    rig.lose_power(0)
+    assert rig.store.get("shared/a") == b"0123456789"
+
+
+def test_a_linked_file_that_nobody_has_synced_may_be_cut_off(tmp_path: Path) -> None:
+    lengths = set()
+    for seed in range(30):
+        rig = Rig(tmp_path)
+        rig.disk.links_outside = True
+        outside = tmp_path / "work"
+        outside.mkdir(exist_ok=True)
+        (outside / "one").write_bytes(b"0123456789")
+        rig.files.link(outside / "one", tmp_path / "a")
+        rig.files.fsync_directory(tmp_path)
+        rig.lose_power(seed)
+        lengths.add(len(rig.store.get("a")))
+
+    assert min(lengths) < 10
+    assert len(lengths) > 3
+
+
+def test_a_smaller_file_that_still_fits_is_no_space_that_comes_back(rig: Rig) -> None:
+    rig.store.put("a", bytes(10))
+    rig.disk.quota_bytes = 12
+    with pytest.raises(StorageError):
+        rig.store.put("b", bytes(3))
+
+    rig.store.put("c", bytes(1))
+    assert not rig.world.trace.situations["space comes back"]
+
+    rig.store.delete("a")
+    rig.store.put("d", bytes(1))
+    assert rig.world.trace.situations["space comes back"] == 1

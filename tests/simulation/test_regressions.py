@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from random import Random
 
@@ -10,6 +11,7 @@ import pytest
 from flowsnap import Pipeline
 from flowsnap.config import Restart
 from flowsnap.connectors import Collect, FromIterable
+from flowsnap.core import manifest as manifests
 from flowsnap.core import restore
 from flowsnap.core.graph import build_execution_graph
 from flowsnap.core.ids import AttemptId, CheckpointId, OperatorId, TaskId, WorkerId
@@ -34,6 +36,7 @@ from flowsnap.testing.simulate import command, run_seed
 from flowsnap.testing.trouble import POINTS, SELF, Fault
 from flowsnap.testing.world import World
 from flowsnap.transport.message import encode_message
+from tests.manifests import checkpoint, keyed_state, words
 from tests.simulation.rig import Endpoint, Rig
 
 MANIFEST_DELETED = POINTS.index(("unlink", "manifest.json"))
@@ -85,17 +88,24 @@ def test_a_stop_is_the_end_only_if_the_last_checkpoint_holds_the_end(
     assert machine.state == state
 
 
-def ended_in_part(*ended: TaskId) -> OperatorId | None:
-    """A source feeds two subtasks by key; ``ended`` are the tasks that had ended at the cut."""
+def overtaken_end(*ended: TaskId, keeping: Collection[TaskId] = ()) -> OperatorId | None:
+    """A source feeds two subtasks by key, and they a third; ``ended`` had ended at the cut."""
     drawn = Pipeline("totals")
     numbers = drawn.source(FromIterable([1]), name="in", parallelism=1)
-    numbers.key_by(name="key", parallelism=1).count(name="total", parallelism=2).sink(Collect())
+    totals = numbers.key_by(name="key", parallelism=1).count(name="total", parallelism=2)
+    totals.key_by(name="again", parallelism=2).count(name="second", parallelism=1).sink(Collect())
     graph = build_execution_graph(drawn.definition(1).graph, 1)
     cut = [
-        TaskSnapshot(task.id, graph.chains[task.chain].operators, task.subtask, task.id in ended)
+        TaskSnapshot(
+            task.id,
+            graph.chains[task.chain].operators,
+            task.subtask,
+            task.id in ended,
+            keyed_state(*task.key_groups) if task.id in keeping else None,
+        )
         for task in graph.tasks
     ]
-    return restore.ended_in_part(cut, graph)
+    return restore.overtaken_end(cut, graph)
 
 
 FIRST, OTHERS = TaskId("total/0"), (TaskId("in/0"), TaskId("total/1"))
@@ -103,13 +113,21 @@ FIRST, OTHERS = TaskId("total/0"), (TaskId("in/0"), TaskId("total/1"))
 
 def test_a_checkpoint_in_which_some_subtasks_have_ended_and_all_above_is_none() -> None:
     """They had their last output again after a restart: unaligned barriers overtake an end."""
-    assert ended_in_part(*OTHERS) == "total"
+    assert overtaken_end(*OTHERS) == "total"
 
 
 def test_subtasks_may_end_before_others_while_anything_above_goes_on() -> None:
-    assert ended_in_part(FIRST) is None
-    assert ended_in_part() is None
-    assert ended_in_part(FIRST, *OTHERS) is None
+    assert overtaken_end(FIRST) is None
+    assert overtaken_end() is None
+
+
+def test_a_checkpoint_in_which_all_above_an_operator_have_ended_with_state_is_none() -> None:
+    """Fused with it in another layout they ended again, and doubled their last output."""
+    above = (FIRST, *OTHERS)
+
+    assert overtaken_end(*above, keeping=OTHERS) == "second"
+    assert overtaken_end(*above) is None, "what keeps nothing has nothing to say at a second end"
+    assert overtaken_end(*above, TaskId("second/0"), keeping=OTHERS) is None
 
 
 def test_messages_to_a_worker_keep_their_order_whatever_they_wait_for() -> None:
@@ -133,13 +151,14 @@ def test_a_secured_manifest_survives_every_loss_of_power(tmp_path: Path) -> None
         JobStore(DirectoryStore(tmp_path, rig.files), "job"),
         manifest_path(CheckpointId(1)),
     )
-    rig.write_without_directory_sync(path, b"a manifest")
+    data = manifests.encode(checkpoint(words()))
+    rig.write_without_directory_sync(path, data)
 
     jobs.secure(CheckpointId(1))
 
     for seed in range(20):
         rig.disk.crash([rig.actor], Random(seed), is_power_lost=True)
-        assert rig.store.get(path) == b"a manifest"
+        assert rig.store.get(path) == data
 
 
 def test_a_manifest_whose_deletion_was_not_synced_does_not_return_without_its_files(

@@ -76,6 +76,21 @@ def test_a_late_commit_takes_effect_although_nobody_waits_for_it() -> None:
     assert place.world.trace.situations["sink: commit that is applied later"] == 1
 
 
+def test_a_late_prepare_is_there_although_its_sink_has_failed() -> None:
+    place = Place()
+    place.system.late_prepares_us[3] = 5_000
+    with pytest.raises(StorageError, match="not answered in time") as caught:
+        place.system.prepare(place.actor, Transaction("t3", "out", OLD, (3,), checkpoint_id=3))
+    assert not caught.value.is_definite
+    assert "t3" not in place.system.transactions
+
+    assert place.world.advance()
+
+    assert place.system.transactions["t3"].state == "prepared"
+    assert place.system.transactions["t3"].prepared_at_us == 5_000
+    assert place.world.trace.situations["sink: prepare that is applied later"] == 1
+
+
 def test_a_late_commit_that_was_repeated_changes_nothing() -> None:
     place = Place()
     place.commit_late("t1")
@@ -116,6 +131,18 @@ def test_who_is_left_of_an_abandoned_history_commits_nothing() -> None:
     place.commit("t1")
 
     assert place.seen == [1]
+    assert not place.world.violation
+
+
+def test_who_is_left_of_two_abandoned_histories_commits_nothing() -> None:
+    place = Place()
+    place.go_back()
+    place.book.newest_attempt = NEW
+    place.system.withdraw(place.actor, "out", 2)
+
+    with pytest.raises(StorageError, match="t2 is of a history that the job has left"):
+        place.commit("t2")
+
     assert not place.world.violation
 
 
@@ -208,3 +235,12 @@ def test_another_checkpoint_than_the_one_that_was_wanted_is_a_violation(
     checker.went_back(CheckpointId(2), restored)
 
     assert checker.world.violation.startswith(f"C6: checkpoint 2 was wanted, {restored} is")
+
+
+def test_a_second_way_back_that_nobody_wants_is_a_violation(checker: Checker) -> None:
+    checker.has_gone_back = True
+    checker.went_back(CheckpointId(1), CheckpointId(1))
+
+    assert checker.goes_back("out", 1)
+
+    assert checker.world.violation == "C6: t2 came after checkpoint 1, which is restored"

@@ -24,7 +24,7 @@ from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.job_directory import JobDirectory, job_names
 from flowsnap.storage.job_store import JobStore
 from flowsnap.storage.memory import MemoryStore
-from tests.jobs import complete, damage, manifest_of, stored
+from tests.jobs import complete, damage, manifest_of, spoil, stored
 
 
 @pytest.fixture
@@ -349,6 +349,17 @@ def test_a_manifest_in_the_place_of_another_is_refused(job: JobDirectory) -> Non
     with pytest.raises(ManifestCorrupt, match="is of checkpoint 1 of 'words', expected 2"):
         job.read_manifest(CheckpointId(2))
     assert damage(job) == ["checkpoints/00000002/manifest.json"]
+
+
+def test_damage_to_a_manifest_is_not_written_anew(job: JobDirectory) -> None:
+    number = complete(job)
+    path = job.root / "checkpoints" / "00000001" / "manifest.json"
+    spoil(path, "flip", bit=99)
+    damaged = path.read_bytes()
+
+    with pytest.raises(ManifestCorrupt, match=r"checkpoints/00000001/manifest.json is damaged"):
+        job.secure(number)
+    assert path.read_bytes() == damaged
 
 
 def test_a_checkpoint_that_is_not_there_is_named_with_those_that_are(job: JobDirectory) -> None:

@@ -146,7 +146,7 @@ def test_other_version_is_named_with_the_expected_one() -> None:
         (sealed('{\n  "job": "words"'), "has format version None, expected 1"),
         (sealed('{\n  "format_version": 1'), "missing required field `job`"),
         (sealed('{\n  "format_version": 1,\n  "job": {"$bytes": "%"}'), "is no valid manifest"),
-        (sealed('{\n  "$bytes": "AA=="'), "is no valid manifest"),
+        (sealed('{\n  "$bytes": "AA=="'), "has format version None, expected 1"),
         (sealed('{\n  "deep": ' + "[" * 100_000), "is no valid manifest"),
         (sealed('{\n  "format_version": '), "is no valid manifest"),
         (sealed('[\n  "format_version"'), "is no valid manifest"),
