@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -48,32 +48,53 @@ def main(
     if readme_file is not None:
         README.write_text(with_figures(README.read_text("utf-8"), read(readme_file)), "utf-8")
         return
+    if quick and kept_file is not None:
+        raise click.UsageError("--update keeps figures, and --quick gives none")
+    kept = read(kept_file) if kept_file is not None else None
+    if kept is not None and kept.is_quick:
+        raise click.UsageError(
+            f"{kept_file} was written with --quick: what is in it are no figures"
+        )
     former = read(former_file) if former_file is not None else None
     record = run(choose(names), console, is_quick=quick)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        if len(record.benchmarks) == 1:
-            (only,) = record.benchmarks
-            record = msgspec.structs.replace(record, name=only.name, rows=only.rows)
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-    if kept_file is not None:
-        kept_file.write_bytes(
-            msgspec.json.format(msgspec.json.encode(updated(read(kept_file), record)), indent=2)
-            + b"\n"
-        )
+        json_file.write_bytes(_encoded(_named(record)))
+    if kept_file is not None and kept is not None:
+        kept_file.write_bytes(_encoded(updated(kept, record)))
     if former is not None:
         console.print(comparison(record, former))
 
 
 def updated(kept: Record, record: Record) -> Record:
-    """Return what was kept, with the benchmarks of ``record`` in the place of the former ones."""
+    """Return what was kept, with the benchmarks of ``record`` in the place of the former ones.
+
+    Those that stay keep what they were measured on.
+    """
     new = {result.name: result for result in record.benchmarks}
     old = [
-        msgspec.structs.replace(result, commit=result.commit or kept.commit)
+        msgspec.structs.replace(
+            result,
+            commit=result.commit or kept.commit,
+            machine=result.machine or kept.machine,
+            versions=result.versions or kept.versions,
+        )
         for result in kept.benchmarks
     ]
     merged = [new.pop(result.name, result) for result in old]
     return msgspec.structs.replace(record, benchmarks=(*merged, *new.values()))
+
+
+def _named(record: Record) -> Record:
+    """Return a record with the name and the rows of its benchmark, if it is of a single one."""
+    if len(record.benchmarks) != 1:
+        return record
+    (only,) = record.benchmarks
+    return msgspec.structs.replace(record, name=only.name, rows=only.rows)
+
+
+def _encoded(record: Record) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
 
 
 def choose(names: tuple[str, ...]) -> dict[str, ModuleType]:
@@ -163,20 +184,25 @@ def markdown(record: Record) -> str:
             cells = (row.case, _value(row), _ratio(row.ratio), row.note)
             name = result.name if number == 0 else ""
             lines.append(f"| {' | '.join([name, *(cell.replace('|', '/') for cell in cells)])} |")
-    on = record.machine
-    where = f"{on['cpu']}, {on['cores']} cores, {on['python']}, {_commits(record)}"
+    machines = _told(record, lambda result: _shown(result.machine or record.machine))
+    commits = _told(record, lambda result: f"commit {result.commit or record.commit}")
+    where = f"{machines}, {commits}"
     lines += ["", f"Medians, measured on {where}, by `make bench`."]
     return "\n".join(lines)
 
 
-def _commits(record: Record) -> str:
-    """Return which commit was measured; where there are several, by which benchmark."""
+def _shown(machine: dict[str, str | int]) -> str:
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['python']}"
+
+
+def _told(record: Record, of: Callable[[Result], str]) -> str:
+    """Return what holds of all benchmarks; where several things do, of which benchmarks each."""
     found: dict[str, list[str]] = {}
     for result in record.benchmarks:
-        found.setdefault(result.commit or record.commit, []).append(result.name)
+        found.setdefault(of(result), []).append(result.name)
     if len(found) < 2:
-        return f"commit {next(iter(found), record.commit)}"
-    return "; ".join(f"{', '.join(names)}: commit {commit}" for commit, names in found.items())
+        return next(iter(found), "nothing")
+    return "; ".join(f"{', '.join(names)}: {text}" for text, names in found.items())
 
 
 def read(file: Path) -> Record:

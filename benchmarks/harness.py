@@ -53,13 +53,18 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """All rows of one benchmark; ``question`` is what it answers, ``commit`` what was measured."""
+class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All rows of one benchmark; ``question`` is what it answers, ``commit`` what was measured.
+
+    ``machine`` and ``versions`` are there where they may not be those of the record.
+    """
 
     name: str
     question: str = ""
     rows: tuple[Row, ...] = ()
     commit: str = ""
+    machine: dict[str, str | int] = {}
+    versions: dict[str, str] = {}
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

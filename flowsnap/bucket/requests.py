@@ -30,7 +30,7 @@ _LASTING = (
     exceptions.UnauthenticatedError,
     exceptions.UnknownConfigurationKeyError,
 )
-_REFUSED = re.compile(r"status code: 40[134] ")
+_REFUSED = re.compile(r"status code: (?:40[1345]|501) ")
 """What obstore says where a list is refused, or is of no bucket: it has no kind of its own."""
 
 REFUSED_HINT = "check the credentials, the bucket and its policy"
@@ -60,9 +60,16 @@ def put_file(remote: ObjectStore, key: str, file: IO[bytes], size_bytes: int) ->
 
 
 def answered(
-    policy: RetryPolicy, what: str, call: Callable[[], R], *, is_definite: bool = True
+    policy: RetryPolicy,
+    what: str,
+    call: Callable[[], R],
+    *,
+    is_definite: bool = True,
+    from_failure: bool = False,
 ) -> R:
     """Call until there is an answer; ``is_definite``: the call only reads.
+
+    ``from_failure``: the limit of time counts from the first failure, as in ``RetryPolicy.run``.
 
     Raises:
         StorageError: there is none, or it is a refusal; it begins with ``what``.
@@ -73,7 +80,7 @@ def answered(
             return call()
 
     try:
-        return policy.run(once)
+        return policy.run(once, from_failure=from_failure)
     except Transient as error:
         raise StorageError(f"{what}: {error}", is_definite=is_definite).hint(
             "check the endpoint, the region and the network; http needs AWS_ALLOW_HTTP=true"
@@ -85,8 +92,8 @@ def plain_errors(what: str) -> Iterator[None]:
     """Turn what obstore raises into ``Transient``, or into a StorageError, which stays."""
     try:
         yield
-    except FileNotFoundError as error:
-        raise StorageError(f"{what}: there is no such object") from error
+    except FileNotFoundError:  # What it says has the URL of the request.
+        raise StorageError(f"{what}: there is no such object") from None
     except _LASTING as error:
         reason, is_clean = _reason(error)
         raise StorageError(f"{what}: {reason}").hint(REFUSED_HINT) from (
@@ -103,5 +110,6 @@ def plain_errors(what: str) -> Iterator[None]:
 def _reason(error: BaseException) -> tuple[str, bool]:
     """Return an error in one line, and whether nothing had to be taken out of it."""
     full = str(error)
-    text = full.partition("\n")[0][:REASON_CHARS_MAX].rstrip(" .:")
-    return _SECRETS.sub("", text), _SECRETS.search(full) is None
+    # A secret of which only a part is left would not be known as one: what is cut has none.
+    text = _SECRETS.sub("", full.partition("\n")[0])[:REASON_CHARS_MAX].rstrip(" .:")
+    return text, _SECRETS.search(full) is None

@@ -39,20 +39,25 @@ class RetryPolicy:
         longest: int = min(self.pause_ms_max, self.pause_ms_first << (tries - 1))
         return longest * (0.5 + self.chance() / 2)
 
-    def run(self, call: Callable[[], R]) -> R:
+    def run(self, call: Callable[[], R], *, from_failure: bool = False) -> R:
         """Call until it does not raise ``Transient``; no pause begins that would end too late.
+
+        ``from_failure``: ``total_ms_max`` counts from the first failure, and not from the
+        beginning: for a call that takes long by itself, such as an upload in many requests.
 
         Raises:
             Transient: the last one.
         """
-        until_s = self.now_s() + self.total_ms_max / 1000
-        tries = 1
+        begun_s, tries = self.now_s(), 1
         while True:
             try:
                 return call()
             except Transient:
-                pause_s = self.pause_ms(tries) / 1000
-                if tries >= self.tries_max or self.now_s() + pause_s > until_s:
+                failed_s, pause_s = self.now_s(), self.pause_ms(tries) / 1000
+                if tries == 1 and from_failure:
+                    begun_s = failed_s
+                until_s = begun_s + self.total_ms_max / 1000
+                if tries >= self.tries_max or failed_s + pause_s > until_s:
                     raise
             self.sleep(pause_s)
             tries += 1

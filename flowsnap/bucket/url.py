@@ -85,6 +85,13 @@ class ObjectUrl:
             )
         return cls(scheme, bucket, prefix)
 
+    @classmethod
+    def of_object(cls, text: str) -> Self:
+        """Return the place of an object that was found; its key may be any that a service takes."""
+        scheme, _, rest = text.partition("://")
+        bucket, _, key = rest.partition("/")
+        return cls(scheme, bucket, key)
+
     def __truediv__(self, name: str) -> ObjectUrl:
         """Return the place of a name below this one."""
         return ObjectUrl(self.scheme, self.bucket, f"{self.prefix}/{name}".strip("/"))

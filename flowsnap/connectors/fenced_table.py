@@ -22,7 +22,7 @@ from flowsnap.connectors.table import (
     placeholders,
     quoted,
 )
-from flowsnap.errors import StorageError
+from flowsnap.errors import ConfigError, OutputRefused, StorageError
 
 _OPERATOR = {"run": "text not null", "operator": "text not null"}
 _TABLES = {
@@ -84,11 +84,23 @@ class FencedTable(TableSink):
             self._raise(db, FENCES, self.fence)
 
     def keep_refused(self, db: Any, rows: Sequence[Row]) -> None:
-        table = quoted(self.dead_letter_table or "")
-        statement = f"insert into {table} values {self._marks(len(COLUMNS))}"
+        table, names = quoted(self.dead_letter_table or ""), ", ".join(map(quoted, COLUMNS))
+        statement = f"insert into {table} ({names}) values {self._marks(len(COLUMNS))}"
         db.cursor().executemany(statement, rows)
 
     # --- the table ----------------------------------------------------------------------------
+
+    def check_dead_letter_table(self) -> None:
+        table = quoted(self.dead_letter_table or "")
+        # With the table before it: alone, SQLite takes a quoted name without a column for a text.
+        names = ", ".join(f"{table}.{quoted(name)}" for name in COLUMNS)
+        try:
+            with self.translated():
+                self.connect().execute(f"select {names} from {table} limit 0").fetchall()
+        except OutputRefused as error:
+            raise ConfigError(f"{self.dead_letter_table} cannot keep refused rows: {error}").hint(
+                f"it needs the columns {', '.join(COLUMNS)}: give a name that no table has yet"
+            ) from error
 
     def missing_tables(self) -> Iterator[str]:
         for table, (key, grows) in _TABLES.items():

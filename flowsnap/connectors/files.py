@@ -117,8 +117,14 @@ def kept_versions(splits: Sequence[Split], known: Sequence[tuple[Split, Any]]) -
     data that was moved the version is another, and the size has to be the same.
 
     Raises:
-        ConfigError: one was changed, and has ranges now that it had not, or was moved, too.
+        ConfigError: one was changed, and has ranges now that it had not, or was moved, too; or what
+            the checkpoint knows are the lanes of a source that followed.
     """
+    followed = [split.id for split, _ in known if "lane" in split.payload]
+    if followed:
+        raise ConfigError(f"{followed[0]} was read by a source that followed").hint(
+            "write follow=True again, or give the source that does not follow another name"
+        )
     before = {split.id: split for split, _ in known}
     versions = {split.payload["path"]: split.payload.get("version") for split, _ in known}
     return [

@@ -1,7 +1,7 @@
 """Objects that appear: each is read once, as it is when its turn has come, for ever.
 
 Objects do not grow, so what is followed is the bucket. As in ``follow.py`` every subtask has one
-split, a *lane*, and looks itself for the objects whose name hashes to its number; those that it has
+split, a *lane*, and looks itself for the objects whose URL hashes to its number; those that it has
 read it knows by a hash of name and version, eight bytes each, for as long as they are there. One
 that is put into the place of another is a new one. They are read in the order in which the service
 says they were written, as far as they were found together.
@@ -20,10 +20,10 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from threading import Event
 from typing import Any, NamedTuple
 
 from flowsnap.connectors.files import InputFile
-from flowsnap.connectors.follow import lane_of
 from flowsnap.connectors.object_bucket import Found, ObjectGone
 from flowsnap.connectors.object_files import find_new
 from flowsnap.connectors.object_reading import on_thread
@@ -40,6 +40,9 @@ OPENING_MS = 2
 
 OPENING_MAX = 8
 """How many objects are opened ahead: of small ones, most of the time is on the way."""
+
+OPENING_BYTES_MAX = 1 << 25
+"""How large they are together, at most: the first records of one may be a whole row group."""
 
 _DIGEST_BYTES = 8
 
@@ -77,6 +80,7 @@ class ObjectLane(SplitReader):
         self._open_split = open_split
         self._look_s = look_ms / 1000
         self._clock = clock
+        self._closing = Event()
         self._next_look_s = clock()
         self._looking: Future[dict[str, Found]] | None = None
         self._waiting: deque[tuple[str, Found]] = deque()
@@ -120,17 +124,25 @@ class ObjectLane(SplitReader):
         return max(1, round((self._next_look_s - self._clock()) * 1000))
 
     def close(self) -> None:
+        self._closing.set()
         opening, self._opening = self._opening, deque()
         for one in opening:
             one.begun.add_done_callback(_close_opened)
         self._end()
 
     def _open_ahead(self, limit: int) -> None:
-        while self._waiting and len(self._opening) < OPENING_MAX:
+        while self._waiting and self._has_room(self._waiting[0][1].size_bytes):
             path, found = self._waiting.popleft()
             file = InputFile(path, path, found.size_bytes, found.version)
             split = Split(path, file.payload(0, None))
             self._opening.append(_Opening(split, on_thread(partial(self._opened, split, limit))))
+
+    def _has_room(self, size_bytes: int) -> bool:
+        if self._reader is None and not self._opening:
+            return True  # It is the one that is read next.
+        ahead_bytes = sum(one.split.payload["size_bytes"] for one in self._opening)
+        is_small = ahead_bytes + size_bytes <= OPENING_BYTES_MAX
+        return is_small and len(self._opening) < OPENING_MAX
 
     def _opened(self, split: Split, limit: int) -> tuple[SplitReader, Batch | None]:
         reader = self._open_split(split, None)
@@ -161,7 +173,7 @@ class ObjectLane(SplitReader):
     def _look(self) -> None:
         """Begin to look where it is time, and take what was found."""
         if self._looking is None and self._clock() >= self._next_look_s:
-            self._looking = on_thread(lambda: find_new(self._paths))
+            self._looking = on_thread(partial(find_new, self._paths, self._closing))
         if self._looking is None or not self._looking.done():
             return
         looking, self._looking = self._looking, None
@@ -169,7 +181,7 @@ class ObjectLane(SplitReader):
         listed = {
             _digest(path, found.version): (path, found)
             for path, found in looking.result().items()
-            if lane_of(path, self._of) == self._lane
+            if _lane_of(path, self._of) == self._lane
         }
         if self._done - listed.keys():
             self._done &= listed.keys()  # What is gone need not be remembered.
@@ -201,6 +213,11 @@ def _digest_of(split: Split) -> bytes:
 def _digest(path: str, version: str) -> bytes:
     text = f"{path}\n{version}".encode("utf-8", "surrogatepass")
     return hashlib.sha256(text).digest()[:_DIGEST_BYTES]
+
+
+def _lane_of(path: str, count: int) -> int:
+    """Return the number of the lane that reads an object; none is a rotation of another."""
+    return int.from_bytes(_digest(path, ""), "big") % count
 
 
 def _unpacked(text: str) -> set[bytes]:

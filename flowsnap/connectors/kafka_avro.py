@@ -16,6 +16,7 @@ import importlib
 import importlib.util
 import io
 import json
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -44,6 +45,9 @@ _NO_ANSWER: tuple[type[Exception], ...] = (
 )
 _HEAD = struct.Struct(">bI")
 _MAGIC = 0
+
+_FIELD = re.compile(r" on field [A-Za-z_][A-Za-z0-9_.]*\Z")
+"""What fastavro says last of all; before it there may be the value, which may read like it."""
 
 
 class Avro(Format):
@@ -112,9 +116,8 @@ class Avro(Format):
             try:
                 write(stream, schema, value)
             except (*self.errors, struct.error) as error:
-                # What it says may quote the value; which field it was comes last.
-                _, on, field = str(error).rpartition(" on field ")
-                text = f"{describe(value)} does not match the schema{on}{field if on else ''}"
+                field = _FIELD.search(str(error))
+                text = f"{describe(value)} does not match the schema{field[0] if field else ''}"
                 raise ValueError(text) from None
             return stream.getvalue()
 

@@ -27,7 +27,7 @@ except ImportError as error:
     ) from error
 
 from flowsnap.bucket.remote import client_of
-from flowsnap.bucket.requests import answered, put_file
+from flowsnap.bucket.requests import PART_BYTES, answered, put_file
 from flowsnap.bucket.retrying import RetryPolicy
 from flowsnap.bucket.url import ObjectUrl
 
@@ -143,12 +143,12 @@ class Bucket:
         def once() -> bytes:
             try:
                 data = bytes(obstore.get(self._remote, key, options=options).bytes())
-            except FileNotFoundError as error:
+            except FileNotFoundError:  # What it says has the URL of the request.
                 raise ObjectGone(f"{url} has vanished").hint(
                     "objects are read again after a failure: keep them until the job has finished"
-                ) from error
-            except PreconditionError as error:
-                raise _changed(url) from error
+                ) from None
+            except PreconditionError:
+                raise _changed(url) from None
             if len(data) < end - start:
                 raise _changed(url)
             return data
@@ -162,7 +162,8 @@ class Bucket:
             with self._there():
                 put_file(self._remote, key, file, size_bytes)
 
-        self._run(f"cannot store {self.url_of(key)}", once, is_definite=False)
+        what = f"cannot store {self.url_of(key)}"
+        answered(self._policy, what, once, is_definite=False, from_failure=True)
 
     def copy(self, key: str, target: str) -> bool:
         """Copy an object within the service, over what is there; False: there is none to copy.
@@ -170,24 +171,32 @@ class Bucket:
         Azure may answer before a copy is done, and obstore does not tell: there it is read and
         written anew.
         """
+        if self._root.scheme == AZURE:
+            return self._copy_through_here(key, target)
 
         def once() -> bool:
             try:
-                if self._root.scheme == AZURE:
-                    self._copy_through_here(key, target)
-                else:
-                    obstore.copy(self._remote, key, target)
+                obstore.copy(self._remote, key, target)
             except FileNotFoundError:
                 return False
             return True
 
         return self._run(f"cannot copy {self.url_of(key)} to {target}", once, is_definite=False)
 
-    def _copy_through_here(self, key: str, target: str) -> None:
+    def _copy_through_here(self, key: str, target: str) -> bool:
+        found = self.find(key)
+        if found is None:
+            return False
         with tempfile.TemporaryFile(prefix="flowsnap-") as file:
-            for piece in obstore.get(self._remote, key).stream():
-                file.write(piece)
-            put_file(self._remote, target, file, file.tell())
+            try:
+                # A request has a limit of time, so it has one of size.
+                for start in range(0, found.size_bytes, PART_BYTES):
+                    end = min(start + PART_BYTES, found.size_bytes)
+                    file.write(self.read(key, start, end, found.version))
+            except ObjectGone:
+                return False
+            self.put_file(target, file, found.size_bytes)
+        return True
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, some of which may be gone already; several in one request, if it can."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from threading import Event
 
 from flowsnap.bucket.url import ObjectUrl
 from flowsnap.connectors.object_bucket import Bucket, Found, bucket_of
@@ -39,15 +40,15 @@ def find_objects(text: str) -> tuple[str, dict[str, Found]]:
     return base, {bucket.url_of(one.key): one for one in found}
 
 
-def find_new(texts: Sequence[str]) -> dict[str, Found]:
-    """Return the objects that URLs mean now, by their URLs; there may be none.
+def find_new(texts: Sequence[str], closing: Event) -> dict[str, Found]:
+    """Return the objects that URLs mean now, by their URLs; given up when ``closing`` is set.
 
     Raises:
         StorageError: a bucket cannot be listed.
     """
     found = {}
     for url in map(ObjectUrl.parse_files, texts):
-        bucket = bucket_of(url)
+        bucket = bucket_of(url).until(closing)
         found.update({bucket.url_of(one.key): one for one in _meant(bucket, url.prefix)})
     return found
 

@@ -1,8 +1,9 @@
 """Objects as files that are open for reading: in a row, fetched ahead, or here and there.
 
 What is read in a row comes in pieces that double up to 8 MiB, the next one under way on a thread
-while one is read. A file that is read here and there fetches exactly what is asked for. Both read
-the version that was found when the job was submitted, and nothing else: see ``object_bucket.py``.
+while one is read. A file that is read here and there fetches exactly what is asked for, more than
+8 MiB in several requests. Both read the version that was found when the job was submitted, and
+nothing else: see ``object_bucket.py``.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class ObjectFile(io.RawIOBase):
 
 
 class ScatteredFile(io.RawIOBase):
-    """An object of which each read is a request for just that: for formats that have an index."""
+    """An object of which each read fetches just that: for formats that have an index."""
 
     def __init__(self, bucket: Bucket, key: str, size_bytes: int, version: str) -> None:
         self._bucket = bucket
@@ -133,10 +134,15 @@ class ScatteredFile(io.RawIOBase):
         Raises:
             StorageError: as of ``ObjectFile``.
         """
-        end = self._size_bytes if size is None or size < 0 else self._at + size
-        data = self._bucket.read(self._key, self._at, min(end, self._size_bytes), self._version)
-        self._at += len(data)
-        return data
+        end = self._size_bytes
+        if size is not None and size >= 0:
+            end = min(end, self._at + size)
+        pieces: list[bytes] = []
+        while self._at < end:  # A request has a limit of time, so it has one of size.
+            until = min(self._at + PIECE_BYTES_MAX, end)
+            pieces.append(self._bucket.read(self._key, self._at, until, self._version))
+            self._at = until
+        return b"".join(pieces)
 
 
 def open_object(
@@ -158,7 +164,7 @@ def open_scattered(text: str, size_bytes: int | None, version: str) -> Scattered
 
 
 def _located(text: str, size_bytes: int | None, version: str) -> tuple[Bucket, str, int, str]:
-    url = ObjectUrl.parse_files(text)
+    url = ObjectUrl.of_object(text)
     bucket = bucket_of(url)
     if size_bytes is not None:
         return bucket, url.prefix, size_bytes, version

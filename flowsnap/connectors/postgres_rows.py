@@ -14,6 +14,7 @@ left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any
 
@@ -117,13 +118,13 @@ class ChangeRows:
         rows = [change.after for change in changes]
         found = row_type.all_of(rows)
         if found is None:
-            return [self.change(change, ()) for change in changes]
+            return [self.change(change, frozenset()) for change in changes]
         return [
             msgspec.structs.replace(change, after=record)
             for change, record in zip(changes, found, strict=True)
         ]
 
-    def change(self, change: Change, columns: Sequence[str]) -> Change | DeadLetter:
+    def change(self, change: Change, columns: AbstractSet[str]) -> Change | DeadLetter:
         """Return a change of the log, typed; ``columns`` are those of its table.
 
         Raises:
@@ -133,8 +134,8 @@ class ChangeRows:
         if row_type is None:
             return change
         after, before = change.after, change.before
-        if after is not None:
-            left_out = row_type.filled.intersection(columns).difference(after)
+        if after is not None and not after.keys() >= columns:
+            left_out = (row_type.filled & columns) - after.keys()
             if left_out:
                 return self._left_out(change, min(left_out))
         what = "after"
@@ -142,7 +143,7 @@ class ChangeRows:
             if after is not None:
                 after = row_type.one_of(after)
             what = "before"
-            if before is not None and before.keys() >= set(columns):
+            if before is not None and before.keys() >= columns:
                 before = row_type.one_of(before)
         except MISFITS as error:
             return self._refused(change, f"{what}: {reason_of(error)}", HINT, cause_of(error))

@@ -120,7 +120,11 @@ class Dsn:
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Turn what psycopg raises about the content of rows into RowsRefused."""
+    """Turn what psycopg raises about the content of rows into RowsRefused.
+
+    It has what the server says, which may quote a value: it is to go where the row goes, and into
+    no log.
+    """
     try:
         yield
     except psycopg.Error as error:

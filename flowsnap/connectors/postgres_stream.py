@@ -63,6 +63,7 @@ class StreamReader:
         self._tables = {table.name: table for table in tables}
         self._values = Values()
         self._relations: dict[int, Relation] = {}
+        self._columns: dict[int, frozenset[str]] = {}  # of each relation
         self._begin: Begin | None = None
         self._seen = 0  # changes of the transaction that has begun
         self._received = self._lsn
@@ -130,6 +131,7 @@ class StreamReader:
                 self._received = max(self._received, end_lsn)
             case Relation() as relation:
                 self._relations[relation.oid] = relation
+                self._columns[relation.oid] = frozenset(one.name for one in relation.columns)
             case Insert() | Update() | Delete() | Truncate() as change:
                 return self._count(change)
             case _:
@@ -154,7 +156,7 @@ class StreamReader:
             return []
         if self._typed is None:
             return [made]
-        return [self._typed.change(made, [column.name for column in relation.columns])]
+        return [self._typed.change(made, self._columns[relation.oid])]
 
     def _changed(
         self, change: Insert | Update | Delete, relation: Relation, table: Table

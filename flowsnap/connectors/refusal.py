@@ -41,7 +41,10 @@ KEY = ("run", "operator", "subtask", "checkpoint", "number")
 
 
 class RowsRefused(Exception):
-    """The store refuses some of the rows that it was given, for what they hold; says no value."""
+    """The store refuses some of the rows that it was given, for what they hold.
+
+    Its text is the store's, which may quote a value: it is kept beside the row, and not logged.
+    """
 
 
 class Refused(NamedTuple):

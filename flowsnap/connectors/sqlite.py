@@ -91,7 +91,8 @@ class SQLite(FencedTable):
         try:
             self.insert_rows(db, iter(rows))
         except (sqlite3.Error, OverflowError) as error:
-            if not _is_of_rows(error):
+            # A constraint or trigger that rolls back has ended the transaction, savepoint and all.
+            if not _is_of_rows(error) or not db.in_transaction:
                 raise
             db.execute("rollback to flowsnap_rows")
             raise RowsRefused(str(error)) from None

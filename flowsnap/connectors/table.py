@@ -166,6 +166,14 @@ class TableSink(EpochLogSink):
         """Insert rows into the table of those that were refused."""
         raise NotImplementedError(f"{type(self).__name__}.keep_refused")
 
+    def check_dead_letter_table(self) -> None:
+        """Check that the table of refused rows has the columns for them.
+
+        Raises:
+            ConfigError: it has not: it is another table.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.check_dead_letter_table")
+
     def create(self) -> None:
         """Make the table of ``self.types``, where it is missing, and the two of the markers."""
         raise NotImplementedError(f"{type(self).__name__}.create")
@@ -292,6 +300,8 @@ class TableSink(EpochLogSink):
                 'create it, or have it created: columns={"word": "text", "count": "bigint"}'
             )
         self._check_columns(found)
+        if self.dead_letter_table is not None:
+            self.check_dead_letter_table()
         if submission.is_fresh:
             self._start_over(found)
         elif submission.restored_from is not None and not (self.key or self.repeats):

@@ -123,7 +123,10 @@ class ObjectStore:
                 self._guard()
                 put_file(self._remote, name, file, size_bytes)
 
-            self._run(what, once, is_definite=False)
+            # An upload may take minutes: only a limit of the caller's counts from its beginning.
+            has_limit = getattr(self._limit, "until_s", None) is not None
+            policy = self._policy_left(what)
+            answered(policy, what, once, is_definite=False, from_failure=not has_limit)
         if self._cache is not None:
             self._cache.add(name, path)
 

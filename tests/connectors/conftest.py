@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.servers import azure as azure_server
 from tests.servers import s3 as s3_server
 from tests.servers.postgres import Server, running
 
@@ -21,6 +22,12 @@ def postgres() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[s3_server.Server]:
     with s3_server.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azure() -> Iterator[azure_server.Server]:
+    with azure_server.running() as server:
         yield server
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flowsnap.bucket.requests import PART_BYTES
 from flowsnap.connectors import CsvFiles, JsonLinesFiles, TextFiles
 from flowsnap.connectors.parquet_files import ParquetFiles
 from flowsnap.core.element import Batch
@@ -27,6 +28,7 @@ from tests.connectors import object_job
 from tests.contract.sinks import Job
 from tests.contract.test_source import drain
 from tests.places import BucketPlace
+from tests.servers import azure as azure_server
 from tests.servers.s3 import KEY_ID, SECRET, Fault, Faults, Server, first, proxy
 
 pytestmark = pytest.mark.slow
@@ -247,6 +249,26 @@ def test_large_part_is_uploaded_in_several_requests_and_copied_whole(
     (name,) = place.names()
     assert json.loads(place.read(name)) == text
     assert any("uploadId" in line for line in faults.seen)
+
+
+def test_large_part_appears_whole_on_azure(
+    azure: azure_server.Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for variable, value in azure.environment().items():
+        monkeypatch.setenv(variable, value)
+    container = azure.new_container()
+    place = BucketPlace(f"az://{container}/data", azure.remote(container))
+    text = os.urandom(2 * PART_BYTES).hex()
+
+    with ExitStack() as zombies:
+        job = Job(JsonLinesFiles(place.path), tmp_path / "job", zombies, subtasks=1)
+        job.submit()
+        sink = job.open(0)
+        sink.write(Batch([text]))
+        job.commit(sink, sink.prepare(CheckpointId(1)))
+
+    (name,) = place.names()
+    assert json.loads(place.read(name)) == text
 
 
 # --- whole jobs ----------------------------------------------------------------------------------

@@ -244,3 +244,15 @@ def test_server_that_cannot_be_reached_is_named_without_the_password(
         submitted(sink, tmp_path)
 
     assert "canary" not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+def test_table_that_cannot_keep_refused_rows_is_found_at_submission(
+    dsn: str, db: Db, tmp_path: Path
+) -> None:
+    db.execute("create table t (n int primary key)")
+    db.execute("create table other (run text, reason text)")
+
+    with pytest.raises(ConfigError, match=r"other cannot keep refused rows: .*does not exist"):
+        submitted(Postgres(dsn, "t", dead_letter_table="other"), tmp_path)
+    submitted(Postgres(dsn, "t", dead_letter_table="bad"), tmp_path)
+    submitted(Postgres(dsn, "t", dead_letter_table="bad"), tmp_path)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
-from benchmarks.__main__ import comparison, markdown, updated, with_figures
+from benchmarks.__main__ import comparison, main, markdown, read, updated, with_figures
 from benchmarks.harness import Record, Result, Rounds, Row, per_second, rounds
 
 
@@ -113,3 +116,51 @@ def test_update_keeps_what_was_not_measured_again_with_its_commit() -> None:
     found = [(one.name, one.commit) for one in merged.benchmarks]
     assert found == [("one", "old"), ("two", "new"), ("three", "new")]
     assert "one: commit old; two, three: commit new" in markdown(merged)
+
+
+def test_update_keeps_what_the_others_were_measured_on() -> None:
+    other = {"cpu": "another cpu", "cores": 8, "python": "CPython 3.12.1"}
+    again = msgspec.structs.replace(
+        measured("new", "two"), machine=other, versions={"flowsnap": "0.2.0"}
+    )
+
+    merged = updated(measured("old", "one", "two"), again)
+
+    one, two = merged.benchmarks
+    assert (one.machine["cpu"], one.versions) == ("a cpu", {"flowsnap": "0.1.0"})
+    assert (two.machine or merged.machine, merged.versions) == (other, {"flowsnap": "0.2.0"})
+    assert "one: a cpu, 2 cores, CPython 3.11.7; two: another cpu, 8 cores" in markdown(merged)
+
+
+def test_update_keeps_no_figures_of_a_quick_look(tmp_path: Path) -> None:
+    called = CliRunner().invoke(main, ["--quick", "--update", str(tmp_path / "kept.json")])
+
+    assert called.exit_code == 2
+    assert "--quick gives none" in called.output
+
+
+def test_update_adds_no_figures_to_those_of_a_quick_look(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    quick = msgspec.structs.replace(measured("old", "one"), is_quick=True)
+    kept.write_bytes(msgspec.json.encode(quick))
+
+    called = CliRunner().invoke(main, ["--update", str(kept)])
+
+    assert called.exit_code == 2
+    assert "was written with --quick" in called.output
+    assert read(kept) == quick
+
+
+def test_update_beside_a_file_of_a_single_benchmark_gives_the_kept_ones_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, alone = tmp_path / "kept.json", tmp_path / "alone.json"
+    kept.write_bytes(msgspec.json.encode(measured("old", "one", "two")))
+    benchmark = SimpleNamespace(__doc__="How fast?", run=lambda quick: [Row(case="a", value=1.0)])
+    monkeypatch.setattr("benchmarks.__main__.choose", lambda names: {"two": benchmark})
+
+    CliRunner().invoke(main, ["two", "--json", str(alone), "--update", str(kept)])
+
+    assert (read(alone).name, len(read(alone).rows)) == ("two", 1)
+    assert (read(kept).name, read(kept).rows) == ("", ())
+    assert [one.name for one in read(kept).benchmarks] == ["one", "two"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 
 import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
-from flowsnap.bucket.requests import answered
+from flowsnap.bucket.requests import REASON_CHARS_MAX, answered
 from flowsnap.bucket.retrying import RetryPolicy
 from flowsnap.errors import StorageError
 
@@ -30,7 +31,16 @@ def policy() -> RetryPolicy:
     return RetryPolicy(tries_max=3, sleep=lambda pause_s: None)
 
 
-@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden", "404 Not Found"])
+@pytest.mark.parametrize(
+    "status",
+    [
+        "401 Unauthorized",
+        "403 Forbidden",
+        "404 Not Found",
+        "405 Method Not Allowed",
+        "501 Not Implemented",
+    ],
+)
 def test_refusal_is_told_at_once(policy: RetryPolicy, status: str) -> None:
     request, tries = asked(GenericError(f"{ANSWER} status code: {status}: no"))
 
@@ -68,3 +78,25 @@ def test_lasting_refusal_is_told_at_once(policy: RetryPolicy) -> None:
         answered(policy, "cannot read a", request)
 
     assert len(tries) == 1
+
+
+@pytest.mark.parametrize("error", [GenericError, PermissionDeniedError])
+def test_secret_at_the_place_where_an_answer_is_cut_is_not_shown(
+    policy: RetryPolicy, error: type[Exception]
+) -> None:
+    answer = "Error performing GET http://".rjust(REASON_CHARS_MAX - 6) + "canary@host/b"
+    request, _ = asked(error(answer))
+
+    with pytest.raises(StorageError, match="cannot read a") as raised:
+        answered(policy, "cannot read a", request)
+
+    assert "canary" not in "".join(traceback.format_exception(raised.value))
+
+
+def test_answer_is_not_shown_where_there_is_no_object(policy: RetryPolicy) -> None:
+    request, _ = asked(FileNotFoundError("Error performing GET http://ann:canary@host/b"))
+
+    with pytest.raises(StorageError, match="cannot read a: there is no such object") as raised:
+        answered(policy, "cannot read a", request)
+
+    assert "canary" not in "".join(traceback.format_exception(raised.value))

@@ -5,22 +5,25 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import threading
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import msgspec
+import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from obstore.exceptions import GenericError
 
 from flowsnap.connectors import CsvFiles, JsonLinesFiles, TextFiles
 from flowsnap.connectors.follow_objects import LOOKING_MS, ObjectLane
 from flowsnap.connectors.lines import LineFiles
 from flowsnap.connectors.parquet_files import ParquetFiles
-from flowsnap.core.operator import Split
+from flowsnap.core.operator import Split, SplitReader
 from flowsnap.errors import ConfigError, StorageError
-from tests.places import BucketPlace, in_memory
+from tests.places import BucketPlace, LocalPlace, in_memory
 
 
 class Follower:
@@ -31,20 +34,29 @@ class Follower:
         self.split: Split = source.splits(of)[lane]
         self.now_s = 0.0
         self.position: Any = None
+        self.opened = 0
         self.reader = self._open()
 
     def _open(self) -> ObjectLane:
         return ObjectLane(
             self.split,
             self.position,
-            open_split=self.source.open_range,
+            open_split=self._open_object,
             look_ms=10_000,
             clock=lambda: self.now_s,
         )
 
+    def _open_object(self, split: Split, position: Any) -> SplitReader:
+        self.opened += 1
+        return self.source.open_range(split, position)
+
     def restart(self) -> None:
         """Begin again from where it is, as from a checkpoint."""
         self.position = msgspec.json.decode(msgspec.json.encode(self.reader.position()))
+        self.crash()
+
+    def crash(self) -> None:
+        """Begin again from the last checkpoint, or afresh."""
         self.reader.close()
         self.reader = self._open()
 
@@ -135,6 +147,61 @@ def test_what_is_gone_is_forgotten(place: BucketPlace) -> None:
     assert 0 < len(follower.reader.position()["done"]) < before
 
 
+def test_object_that_is_moved_away_before_a_checkpoint_is_not_there_to_be_read_again(
+    place: BucketPlace,
+) -> None:
+    follower = text(place)
+    place.write("a", b"1\n")
+    assert follower.look() == ["1"]
+
+    place.remove("a")
+    follower.crash()
+
+    assert follower.look() == []
+
+
+@pytest.mark.parametrize(("size_bytes", "ahead"), [(80, 1), (120, 0)])
+def test_large_objects_are_not_opened_ahead(
+    place: BucketPlace, monkeypatch: pytest.MonkeyPatch, size_bytes: int, ahead: int
+) -> None:
+    monkeypatch.setattr(f"{ObjectLane.__module__}.OPENING_BYTES_MAX", 100, raising=False)
+    for n in range(6):
+        place.write(f"{n}", (b"x" * (size_bytes // 4 - 1) + b"\n") * 4)
+    follower, read = text(place, batch_bytes=1), 0
+
+    while read < 6 * 4:
+        batch = follower.reader.read(1)
+        read += 0 if batch is None else len(batch)
+        if follower.reader.position()["open"] is not None:
+            begun = (read + 3) // 4
+            assert follower.opened <= begun + ahead
+
+    assert follower.look() == []
+
+
+def test_look_without_an_answer_is_given_up_when_its_lane_is_closed(
+    place: BucketPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Event()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        asked.set()
+        raise GenericError("the connection was reset")
+
+    monkeypatch.setattr(obstore, "head", refuse)
+    monkeypatch.setattr("flowsnap.connectors.object_bucket.PAUSE_MS_FIRST", 5_000)
+    before = set(threading.enumerate())
+    reader = text(place).reader
+    reader.read(1)
+    (looking,) = set(threading.enumerate()) - before
+    assert asked.wait(5)
+
+    reader.close()
+
+    looking.join(2)  # It would wait for 2.5 s at least before it asked again.
+    assert not looking.is_alive()
+
+
 @pytest.mark.parametrize(("ahead", "after_s"), [(1, 0), (0, 10)])
 def test_object_that_is_gone_before_its_turn_is_left_out_and_the_log_says_so(
     place: BucketPlace,
@@ -200,6 +267,17 @@ def test_every_object_is_of_one_lane(place: BucketPlace) -> None:
     assert min(map(len, read)) > 0
 
 
+def test_numbered_objects_are_shared_by_all_lanes(place: BucketPlace) -> None:
+    for n in range(60):
+        place.write(f"events.{n:05}", b"%d\n" % n)
+    source = TextFiles(place.path, follow=True)
+
+    read = [Follower(source, lane, 3).look() for lane in range(3)]
+
+    assert sorted(int(value) for values in read for value in values) == list(range(60))
+    assert min(map(len, read)) > 0
+
+
 def test_objects_have_headers_of_their_own(place: BucketPlace) -> None:
     follower = Follower(CsvFiles(place.path, follow=True))
     place.write("a", b"x,y\n1,2\n")
@@ -260,6 +338,19 @@ def test_job_that_did_not_follow_does_not_go_on_following(place: BucketPlace) ->
 
     with pytest.raises(ConfigError, match="data/a@0 was read by a source that did not follow"):
         TextFiles(place.path, follow=True).splits_after(1, known)
+
+
+@pytest.mark.parametrize("kind", ["files", "objects"])
+def test_job_that_does_not_follow_any_more_is_told_so(
+    place: BucketPlace, tmp_path: Path, kind: str
+) -> None:
+    where = place if kind == "objects" else LocalPlace(tmp_path / "data")
+    where.write("a", b"1\n")
+    (lane,) = TextFiles(where.path, follow=True).splits(1)
+
+    with pytest.raises(ConfigError, match="follow-0 was read by a source that followed") as raised:
+        TextFiles(where.path).splits_after(1, [(lane, None)])
+    assert "follow=True" in raised.value.__notes__[0]
 
 
 def test_files_and_objects_are_not_followed_together() -> None:

@@ -149,6 +149,17 @@ def test_value_that_is_not_of_the_schema_is_told_by_its_field_and_not_shown(url:
         encode([{"n": "hunter2"}])
 
 
+@pytest.mark.parametrize("value", ["hunter2 on field hunter2", "a on field hunter2 (b)"])
+def test_value_that_reads_like_a_field_is_not_shown(url: str, value: str) -> None:
+    fields = [{"name": "n", "type": ["null", "int"]}]
+    encode = Avro(url, {"type": "record", "name": "r", "fields": fields}).encoder("orders")
+
+    with pytest.raises(ValueError, match=r"^a dict does not match the schema on field n$"):
+        encode([{"n": value}])
+    with pytest.raises(ValueError, match=r"^a str does not match the schema$"):
+        Avro(url, '["null", "int"]').encoder("plain")([value])
+
+
 def test_id_that_the_registry_does_not_know_is_an_error_of_the_setting(url: str) -> None:
     with pytest.raises(ConfigError, match="refuses schema 99"):
         Avro(url).decoder()([struct.pack(">bI", 0, 99)])

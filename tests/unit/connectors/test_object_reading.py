@@ -102,7 +102,19 @@ def test_what_is_read_here_and_there_is_fetched_exactly(place: BucketPlace) -> N
     file.seek(5)
 
     assert (tail, nothing, file.read(3)) == (DATA[-8:], b"", DATA[5:8])
-    assert bucket.ranges == [(len(DATA) - 8, len(DATA)), (len(DATA), len(DATA)), (5, 8)]
+    assert bucket.ranges == [(len(DATA) - 8, len(DATA)), (5, 8)]
+
+
+def test_large_column_is_fetched_in_requests_of_limited_size(place: BucketPlace) -> None:
+    bucket, key = recording(place)
+    file = ScatteredFile(bucket, key, len(DATA), "")
+
+    file.seek(10)
+
+    assert (file.read(150), file.tell()) == (DATA[10:160], 160)
+    assert bucket.ranges == [(10, 74), (74, 138), (138, 160)]
+    assert file.read() == DATA[160:]
+    assert max(end - start for start, end in bucket.ranges) == 64
 
 
 def parquet_bytes(rows: int) -> bytes:
@@ -263,3 +275,20 @@ def test_header_that_is_longer_than_what_is_fetched_for_it_is_read_whole(
 
     assert batch is not None
     assert batch.values == [dict.fromkeys(names, "1")]
+
+
+@pytest.mark.parametrize(
+    "name", ["report?day=1.txt", "at 3.45\u202fPM.txt", "na\u00a0me.txt", "a*[b].txt"]
+)
+def test_object_that_a_directory_holds_is_read_whatever_its_name(
+    place: BucketPlace, name: str
+) -> None:
+    place.write(name, b"x\n")
+    source = TextFiles(place.path)
+    (split,) = source.splits(1)
+
+    with closing(source.open_split(split, None)) as reader:
+        batch = reader.read(10)
+
+    assert batch is not None
+    assert batch.values == ["x"]

@@ -114,7 +114,7 @@ def update(before: Any, after: Any, op: str = "update") -> Change:
 def typed(
     type_: Any, change: Change, columns: Sequence[str], *, is_kept: bool = False
 ) -> Change | DeadLetter:
-    return ChangeRows({"public.t": type_}, is_kept=is_kept).change(change, columns)
+    return ChangeRows({"public.t": type_}, is_kept=is_kept).change(change, frozenset(columns))
 
 
 def refusal(action: Callable[[], object]) -> MalformedInput:

@@ -196,6 +196,45 @@ def test_table_that_does_not_exist_is_found_at_submission(path: Path, tmp_path: 
         submitted(SQLite(path, "t"), tmp_path)
 
 
+def test_table_that_cannot_keep_refused_rows_is_found_at_submission(
+    path: Path, db: sqlite3.Connection, tmp_path: Path
+) -> None:
+    db.execute("create table other (run text, reason text)")
+
+    with pytest.raises(ConfigError, match=r"other cannot keep refused rows: .*no such column"):
+        submitted(table(path, dead_letter_table="other"), tmp_path)
+    submitted(table(path, dead_letter_table="bad"), tmp_path)
+    submitted(table(path, dead_letter_table="bad"), tmp_path)
+
+
+def test_refused_rows_go_into_the_columns_of_their_names(
+    path: Path, db: sqlite3.Connection, tmp_path: Path
+) -> None:
+    names = "seen default 0, row, reason, number, checkpoint, subtask, operator, run"
+    db.execute(f"create table bad ({names})")
+    db.execute("create table t (k text, n int unique)")
+    sink = submitted(table(path, dead_letter_table="bad"), tmp_path)
+
+    committed(sink, [("a", 1), ("b", 1)])
+
+    assert rows(db) == [("a", 1)]
+    assert rows(db, "select run, operator, checkpoint, number, row, seen from bad") == [
+        ("run", "out", 1, 1, '{"k":"b","n":1}', 0)
+    ]
+
+
+def test_trigger_that_rolls_back_is_told_as_what_it_is(
+    path: Path, db: sqlite3.Connection, tmp_path: Path
+) -> None:
+    db.execute("create table t (k text, n int unique on conflict rollback)")
+    sink = submitted(table(path, dead_letter_table="bad"), tmp_path)
+
+    with pytest.raises(OutputRefused, match="UNIQUE constraint failed"):
+        committed(sink, [("a", 1), ("b", 1)])
+
+    assert rows(db) == []
+
+
 def test_file_that_cannot_be_made_is_found_at_submission(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be written: .*unable to open database file"):
         submitted(table(tmp_path / "no" / "out.db"), tmp_path)

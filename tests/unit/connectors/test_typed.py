@@ -48,6 +48,19 @@ class Model(pydantic.BaseModel):
     at: int
 
 
+class RushOrder(Order):
+    hours: int = 1
+
+
+@dataclass
+class Place(Point):
+    name: str = ""
+
+
+class RushModel(Model):
+    hours: int = 1
+
+
 class Cat(msgspec.Struct, tag=True):
     pass
 
@@ -164,6 +177,24 @@ def test_sink_refuses_what_is_not_of_its_type_without_telling_the_value(
     with pytest.raises(MISFITS) as caught:
         check([{"user": "bob", "at": SECRET}])
     assert SECRET not in reason_of(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "strange"),
+    [
+        (Order, RushOrder("ann"), {"user": 7}),
+        (Point, Place(1.0), {"x": "7"}),
+        (Model, RushModel(user="ann", at=1), {"user": 7}),
+    ],
+)
+def test_instance_of_a_subclass_is_one_of_the_type(type_: Any, value: Any, strange: Any) -> None:
+    check = checker(type_)
+
+    check([value])
+    check([value, {"user": "ann", "at": 1, "x": 1.0}])
+
+    with pytest.raises(MISFITS):
+        check([value, strange])
 
 
 @pytest.mark.parametrize("class_", [JsonLinesFiles, CsvFiles, ParquetFiles])
