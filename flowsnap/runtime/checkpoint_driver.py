@@ -140,6 +140,7 @@ class CheckpointDriver:
                 self._means.tell(abort)
                 self._means.answer(requests.Aborted(checkpoint_id, reason))
                 self._asked.aborted(checkpoint_id, reason)
+                self._make_room(attempt)
             case checkpoints.FailAttempt(reason):
                 self._means.feed(life.AttemptFailed(reason, True, None))
 
@@ -223,13 +224,19 @@ class CheckpointDriver:
             means.answer(told)
         else:  # A savepoint holds no output that is yet to be committed.
             self._uncommitted.append(told)
-        pending = [one.checkpoint_id for one in attempt.coordinator.all_pending]
         try:
             # Of those whose output is yet to be committed a savepoint may still be made.
             retained = max(means.config.checkpoints_retained, len(self._uncommitted))
-            means.recovery.retire(retained, pending)
+            means.recovery.retire(retained, _pending(attempt))
         except StorageError as error:
             LOG.warning("older checkpoints are still there: %s", error)
+
+    def _make_room(self, attempt: Attempt) -> None:
+        """On a disk full of what failed checkpoints have stored none would complete again."""
+        try:
+            self._means.recovery.make_room(_pending(attempt))
+        except StorageError as error:
+            LOG.warning("files of a failed checkpoint are still there: %s", error)
 
     def _committed(self, message: Committed, attempt: Attempt) -> None:
         if not attempt.commits.committed(message.task, message.checkpoint_id):
@@ -241,3 +248,7 @@ class CheckpointDriver:
         # Not started any more: the last word of a worker that died, while we start anew.
         if attempt.is_final_complete and attempt.is_started:
             self._means.feed(life.FinalCommitted(self._is_whole))
+
+
+def _pending(attempt: Attempt) -> list[CheckpointId]:
+    return [one.checkpoint_id for one in attempt.coordinator.all_pending]

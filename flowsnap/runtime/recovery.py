@@ -235,6 +235,14 @@ class Recovery:
         """
         self._directory.retire(retained, pending=pending)
 
+    def make_room(self, pending: Sequence[CheckpointId]) -> None:
+        """Delete what a checkpoint that has failed has stored.
+
+        Raises:
+            StorageError: some of it is still there.
+        """
+        self._directory.make_room(pending)
+
     def record_outcome(self, state: str, message: str) -> None:
         """Record how the job ended."""
         self._directory.record_outcome(state, message)

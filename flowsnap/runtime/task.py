@@ -158,23 +158,17 @@ class TaskRunner:
             if not self._sink.can_accept():
                 return now_ms + POLL_MS  # Until the sink wants more, ``step`` does nothing else.
             due.append(now_ms + POLL_MS)
-        if self.waits_for() is not None:
+        if self.waits_for() is not None or self.state is TaskState.ENDED:
             return min(due, default=None)  # Credit is what it waits for, and that arrives.
-        if self.state is not TaskState.ENDED:
-            due += self._work_due_ms(now_ms)
-        return min(due, default=None)
-
-    def _work_due_ms(self, now_ms: int) -> Iterator[int]:
-        """Yield when the chain and the source may have something without anything arriving."""
         if self._chain.is_holding:
-            yield now_ms + POLL_MS
+            due.append(now_ms + POLL_MS)
         timer_ms = self._chain.next_processing_time_ms()
         if timer_ms is not None:
-            yield now_ms + max(0, timer_ms - self._parts.wall_ms())
-        if self.source is None or self.source.is_exhausted or self._is_stopped:
-            return
-        if self._chain.can_accept():  # Else an operator is holding, and is looked after.
-            yield max(now_ms, self.source.next_read_ms())
+            due.append(now_ms + max(0, timer_ms - self._parts.wall_ms()))
+        may_read = self._chain.can_accept() and not self._is_stopped  # Else it is holding.
+        if may_read and self.source is not None and not self.source.is_exhausted:
+            due.append(max(now_ms, self.source.next_read_ms()))
+        return min(due, default=None)
 
     def _may_cut(self) -> bool:
         return self._transit is None and self.state is not TaskState.ENDING
@@ -188,16 +182,15 @@ class TaskRunner:
 
     def _step_clocked(self) -> bool:
         """Do what the wall clock and asynchronous operators ask for; False: no batch now."""
-        has_fired = False
-        timer_ms = self._chain.next_processing_time_ms()
-        if timer_ms is not None and self.state is not TaskState.ENDED:
-            wall_ms = self._parts.wall_ms()
-            if timer_ms <= wall_ms:
-                has_fired = True
-                for batch in self._chain.on_processing_time(wall_ms):
-                    self._emit(batch)
-                self._after_output()
-        if not self._is_asynchronous or self.state is TaskState.ENDED:
+        if self.state is TaskState.ENDED:
+            return True
+        timer_ms, has_fired = self._chain.next_processing_time_ms(), False
+        if timer_ms is not None and timer_ms <= (wall_ms := self._parts.wall_ms()):
+            has_fired = True
+            for batch in self._chain.on_processing_time(wall_ms):
+                self._emit(batch)
+            self._after_output()
+        if not self._is_asynchronous:
             return not has_fired or self.waits_for() is None
         for batch in self._chain.poll():
             self._emit(batch)
@@ -376,18 +369,16 @@ class TaskRunner:
     def _drain(self, last_output: Iterator[Batch]) -> bool:
         started = now_ns()
         batch = next(last_output, None)
-        is_waiting = batch is not None and not batch.values
         if batch is not None:
             self._emit(batch)
-            self._emit_side_outputs()
-        else:
-            self._emit_side_outputs()
+        self._emit_side_outputs()
+        if batch is None:
             self._last_output = None
             self._send_control(EndOfInput())
             self.state = move(self.state, TaskState.ENDED)
             self._events.ended(self.id)
         self._times.busy_ns += now_ns() - started
-        return not is_waiting
+        return batch is None or bool(batch.values)
 
     def end_loop(self) -> None:
         """End the input of a loop; what is still fed back, as last output, goes nowhere."""
@@ -488,8 +479,7 @@ class TaskRunner:
     def _reached(self) -> dict[OperatorId, int]:
         """Return the event time that each operator has reached, the source included."""
         reached = self._chain.watermarks()
-        watermark_ms = self._watermark_ms()
-        if self.source is not None and watermark_ms is not None:
+        if self.source is not None and (watermark_ms := self._watermark_ms()) is not None:
             reached[self._parts.chain_spec.operators[0]] = watermark_ms
         return reached
 

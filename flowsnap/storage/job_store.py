@@ -46,7 +46,7 @@ from flowsnap.storage.record import (
     unseal,
 )
 from flowsnap.storage.store import CheckpointStore, Step
-from flowsnap.storage.verification import Finding, verify
+from flowsnap.storage.verification import Finding, check_listed, verify
 
 ATTEMPTS_KEPT = 20
 
@@ -204,7 +204,7 @@ class JobStore:
     def _complete(self, manifest: CheckpointManifest) -> None:
         data = manifests.encode(manifest)
         self._check_fence(manifest)
-        self._check_files(manifest)
+        check_listed(self._store, manifest)
 
         def on_step(step: Step) -> None:
             failpoint(_FAILPOINTS[step])
@@ -316,10 +316,7 @@ class JobStore:
         Raises:
             StorageError: it stopped half-way; the next call goes on. Nothing kept is affected.
         """
-        self._check_writable()
-        newest = self.newest_attempt()
-        if newest is not None and newest > self._attempt:
-            raise StorageError(f"nothing is deleted: attempt {newest} has begun")
+        self._check_newest()
         complete = self.checkpoints()
         kept = set(protected)
         if pending:
@@ -334,6 +331,23 @@ class JobStore:
             self._is_settled = was_settled
             pass_failpoint("jm.subsumed_deleted")
         return deleted + list(self._collect(pending))
+
+    def make_room(self, pending: Collection[CheckpointId] = ()) -> list[str]:
+        """Delete what checkpoints that came to nothing have stored, but for those ``pending``.
+
+        ``retire`` does so too, but only once one is complete: on a full disk none ever would be.
+
+        Raises:
+            StorageError: as ``retire``.
+        """
+        self._check_newest()
+        return list(self._collect(pending))
+
+    def _check_newest(self) -> None:
+        self._check_writable()
+        newest = self.newest_attempt()
+        if newest is not None and newest > self._attempt:
+            raise StorageError(f"nothing is deleted: attempt {newest} has begun")
 
     def go_back(self, checkpoint_id: CheckpointId, *, but: CheckpointId | None = None) -> list[str]:
         """Give up every checkpoint after this one, ``but`` one, durably; return what was deleted.
@@ -471,20 +485,6 @@ class JobStore:
                 f"checkpoint {manifest.checkpoint_id} of attempt {manifest.attempt} is refused: "
                 f"attempt {newest} has begun"
             )
-
-    def _check_files(self, manifest: CheckpointManifest) -> None:
-        own = retention.checkpoint_directory(manifest.checkpoint_id)
-        found = {
-            file.name: file.size_bytes
-            for prefix in (own, retention.SHARED)
-            for file in self._store.list(prefix)
-        }
-        for handle in manifests.files(manifest):
-            if found.get(handle.path) != handle.size_bytes:
-                raise StorageError(
-                    f"checkpoint {manifest.checkpoint_id} lists {handle.path} with "
-                    f"{handle.size_bytes} bytes, found {found.get(handle.path, 'none')}"
-                )
 
     def _check_writable(self) -> None:
         if self._is_read_only:

@@ -134,13 +134,13 @@ class ObjectJobDirectory(JobDirectory):
         """Make a savepoint of a complete checkpoint, as ``keeping.export``."""
         manifest = self.read_manifest(checkpoint_id)
         url = self._url / layout.SAVEPOINTS / (name or f"{checkpoint_id:08d}")
-        store = connect(url, guard=self._guard)
+        policy = RetryPolicy(total_ms_max=CALL_MS_MAX)
+        store = connect(url, guard=self._guard, timeout_ms=CALL_TIMEOUT_MS, policy=policy)
         if not name and store.exists(retention.MANIFEST):
             return url
         if store.exists(BEGUN):
             clear(store)  # Who began it has died, or gave up: two cannot own a job.
         source = ObjectSavepoint(url, self._url, manifest, self._patient or self._objects)
-        policy = RetryPolicy(total_ms_max=CALL_MS_MAX)
         write(url, source, guard=self._guard, policy=policy, is_verified=True)
         return url
 
@@ -174,6 +174,10 @@ class ObjectJobDirectory(JobDirectory):
     def secure(self, checkpoint_id: CheckpointId) -> None:
         with self._objects.within(CALL_MS_MAX):
             super().secure(checkpoint_id)
+
+    def make_room(self, pending: Collection[CheckpointId] = ()) -> list[str]:
+        """Leave it to the next checkpoint: a bucket has room, and its service may be away."""
+        return []
 
     def retire(
         self,

@@ -66,11 +66,41 @@ def verify(store: CheckpointStore) -> Iterator[Finding]:
 
 
 def verify_files(store: CheckpointStore, manifest: CheckpointManifest) -> Iterator[Finding]:
-    """Yield a finding for each file of one snapshot, whose manifest was read."""
+    """Yield a finding for each file of one snapshot, whose manifest was read.
+
+    Its job may run: what is missing since the snapshot was retired meanwhile is no finding.
+    """
     sizes = {file.name: file.size_bytes for file in store.list()}
     check = _Check(store, sizes)
     for handle in manifests.files(manifest):
-        yield check.file(handle, manifest.checkpoint_id)
+        finding = check.file(handle, manifest.checkpoint_id)
+        if finding.kind == "ok" or _is_there(store, manifest.checkpoint_id):
+            yield finding
+
+
+def _is_there(store: CheckpointStore, checkpoint_id: CheckpointId) -> bool:
+    """Return whether a snapshot still has its manifest: that of a job, or of a savepoint."""
+    return store.exists(retention.manifest_path(checkpoint_id)) or store.exists(retention.MANIFEST)
+
+
+def check_listed(store: CheckpointStore, manifest: CheckpointManifest) -> None:
+    """Check that each file of a manifest that is yet to be written is there, in its full size.
+
+    Raises:
+        StorageError: one is not.
+    """
+    own = retention.checkpoint_directory(manifest.checkpoint_id)
+    found = {
+        file.name: file.size_bytes
+        for prefix in (own, retention.SHARED)
+        for file in store.list(prefix)
+    }
+    for handle in manifests.files(manifest):
+        if found.get(handle.path) != handle.size_bytes:
+            raise StorageError(
+                f"checkpoint {manifest.checkpoint_id} lists {handle.path} with "
+                f"{handle.size_bytes} bytes, found {found.get(handle.path, 'none')}"
+            )
 
 
 def _verify_records(store: CheckpointStore, names: list[str]) -> Iterator[Finding]:

@@ -264,6 +264,7 @@ class Cluster:
 
     def _disconnect(self, process: Process, *, is_orderly: bool) -> None:
         if isinstance(process, ManagerProcess):
+            process.lock.release()
             for link in process.hub.links:
                 link.lose()
             return

@@ -20,6 +20,7 @@ from flowsnap.core.message import (
 from flowsnap.errors import ConnectionLost, FlowsnapError
 from flowsnap.runtime.job_manager import JobManager, Surroundings
 from flowsnap.runtime.local import Link, LocalLauncher
+from flowsnap.storage import layout
 from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.ownership import OwnerLock
 from flowsnap.testing.checked import (
@@ -164,6 +165,7 @@ class ManagerProcess(Process):
         self.announced = CheckpointId(0)
         self.launcher: ProcessLauncher | LocalLauncher[CheckedWorker]
         self.launcher = ProcessLauncher(cluster, self) if workers else inline_launcher(self)
+        self.lock = OwnerLock(-1)  # the real one, which falls with its process
         self.manager: JobManager | None = None
         self.recovery: CheckedRecovery | None = None
         self._workers = workers
@@ -216,7 +218,8 @@ class ManagerProcess(Process):
         cluster, root = self.cluster, self.cluster.root
         store = DirectoryStore(root, self.files)
         definition = cluster.definition
-        directory = CheckedDirectory(store, definition.graph.name, OwnerLock(-1))
+        self.lock = OwnerLock.acquire(root / layout.LOCK)
+        directory = CheckedDirectory(store, definition.graph.name, self.lock)
         directory.is_local = self.world.schedule.random() < 0.5
         scratch = root / f"scratch-{self.generation}"
         wanted = "latest" if cluster.wanted is None else cluster.wanted

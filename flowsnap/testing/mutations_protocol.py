@@ -264,7 +264,15 @@ def checkpoints_that_end_with_the_first_failure(patch: Patch) -> None:
     patch.set(CheckpointCoordinator, "_fail", fail)
 
 
-@mutant("C3", "C4", "C5")
+@mutant("C3", "C4", "C5", needs=("total",))
 def end_that_is_overtaken(patch: Patch) -> None:
-    """A checkpoint is complete although the end of input is on its way to an operator."""
-    patch.set(restore, "overtaken_end", lambda tasks, graph: None)
+    """The end of input may be on its way at a cut, to what is fused with those who have ended."""
+    original = restore.overtaken_end
+
+    def overtaken_end(tasks: Any, graph: Any) -> Any:
+        stateless = [
+            msgspec.structs.replace(task, state=None, operator_states=()) for task in tasks
+        ]
+        return original(stateless, graph)
+
+    patch.set(restore, "overtaken_end", overtaken_end)

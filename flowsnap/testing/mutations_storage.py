@@ -12,6 +12,7 @@ from flowsnap.runtime.snapshot import Snapshotter
 from flowsnap.storage import job_store, layout
 from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.job_store import JobStore
+from flowsnap.storage.ownership import OwnerLock
 from flowsnap.storage.writer import CheckpointWriter
 from flowsnap.testing.disk_files import DiskFileSystem
 from flowsnap.testing.mutants import Patch, mutant
@@ -99,7 +100,7 @@ def collection_that_ignores_what_is_under_way(patch: Patch) -> None:
 
     patch.set(retention, "collect", collect)
     # The writer's last look would stand in for it.
-    patch.set(JobStore, "_check_files", lambda self, manifest: None)
+    patch.set(job_store, "check_listed", lambda store, manifest: None)
 
 
 @mutant("C8")
@@ -151,7 +152,7 @@ def acknowledgement_of_files_that_are_not_stored(patch: Patch) -> None:
             DirectoryStore.put_file = put_file  # type: ignore[method-assign]
 
     patch.set(Snapshotter, "_store_files", store_files)
-    patch.set(job_store.JobStore, "_check_files", lambda self, manifest: None)
+    patch.set(job_store, "check_listed", lambda store, manifest: None)
 
 
 @mutant("C0", "C3", "C4", "C5", "C12")
@@ -162,17 +163,6 @@ def files_that_are_not_verified(patch: Patch) -> None:
         self._store.fetch(handle.path, directory / handle.name, is_immutable=False)
 
     patch.set(CheckpointWriter, "_restore_file", restore_file)
-
-
-@mutant("C8")
-def damage_that_is_written_anew(patch: Patch) -> None:
-    """The manifest that is made durable before a restart is not read for it."""
-
-    def secure(self: JobStore, checkpoint_id: CheckpointId) -> None:
-        path = retention.manifest_path(checkpoint_id)
-        self._store.put(path, self._store.get(path))
-
-    patch.set(JobStore, "secure", secure)
 
 
 @mutant("C7")
@@ -188,3 +178,15 @@ def stale_files_of_one_checkpoint(patch: Patch) -> None:
         return layout.private_path(checkpoint_id, task, name)
 
     patch.set(CheckpointWriter, "_new_path", new_path)
+
+
+@mutant("C7")
+def directory_that_is_nobodys(patch: Patch) -> None:
+    """Who begins with a job directory locks it, and lets go at once."""
+    original = OwnerLock.acquire
+
+    def acquire(path: Path) -> OwnerLock:
+        original(path).release()
+        return OwnerLock(-1)
+
+    patch.set(OwnerLock, "acquire", staticmethod(acquire))

@@ -12,7 +12,10 @@ import msgspec
 from flowsnap.core import manifest as manifests
 from flowsnap.core.coordinator import Alignment, Wish
 from flowsnap.core.retention import manifest_path
+from flowsnap.errors import ConfigError
 from flowsnap.runtime.job_manager import JobManager
+from flowsnap.storage import layout
+from flowsnap.storage.ownership import OwnerLock
 from flowsnap.storage.store import is_temporary
 from flowsnap.testing.disk_files import shown
 from flowsnap.testing.machine import ManagerProcess, WorkerProcess
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 WISHES = {"stop", "drain", "savepoint", "cancel", "older", "ask"}
 MOMENT_KINDS = WISHES | {
     "kill", "pause", "reset", "drop", "control", "wall", "zombie", "partition", "quota", "rot",
+    "second",
 }  # fmt: skip
 ALIGNMENTS: tuple[Alignment | None, ...] = (None, "aligned", "unaligned")
 
@@ -168,6 +172,7 @@ class Striking:
             "partition": self._partition,
             "quota": self._limit,
             "rot": self._rot,
+            "second": self._start_second,
             "zombie": self._make_zombies,
             **dict.fromkeys(WISHES, self._wish),
         }
@@ -288,6 +293,18 @@ class Striking:
             self._world.trace.reached("a file rots")
             self._world.note("fault", f"{shown(path)} rots")
             disk.rot(path, chance)
+
+    def _start_second(self, fault: Fault) -> None:
+        """Somebody starts the job once more while its job manager is there, asleep or not."""
+        process = self._cluster.manager
+        if process is None or process.manager is None:
+            return
+        try:
+            OwnerLock.acquire(self._cluster.root / layout.LOCK).release()
+        except ConfigError:
+            self._world.trace.reached("a second job manager is refused")
+        else:
+            self._world.fail(f"C7: a second job manager may begin beside {process.name}")
 
     def _jump(self, fault: Fault) -> None:
         self._world.trace.reached("wall clock jumped")

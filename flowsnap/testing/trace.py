@@ -73,6 +73,7 @@ SITUATIONS: dict[str, str] = {
     "zombie worker goes on": "a worker whose job manager has died still works",
     "short pause": "a worker is paused and resumed before anybody gives it up",
     "job manager paused": "the job manager is paused, and finds its workers waiting",
+    "a second job manager is refused": "the first one holds the directory",
     "connection lost": "two workers lose each other",
     "gap detected": "a dropped frame is noticed by the next one",
     "lost tail detected": "a dropped last frame is noticed by a position",

@@ -11,6 +11,7 @@ import msgspec
 Kind = Literal[
     "kill", "pause", "reset", "drop", "control", "wall", "zombie",  # at a moment, in us
     "rot",  # at a moment, in one file
+    "second",  # at a moment, somebody starts the job once more
     "partition", "quota",  # at a moment, and for a while
     "stop", "drain", "savepoint", "cancel", "older", "ask",  # what a user wants, at a moment
     "crash",  # at an effect
@@ -100,7 +101,7 @@ def draw_faults(chance: Random, heartbeat_timeout_ms: int) -> list[Fault]:
     kinds: list[Kind] = ["kill", "crash", "disk", "sink", "pause", "reset", "drop", "stop"]
     kinds += ["user", "control", "wall", "drop", "zombie", "point", "point", "fail", "fail"]
     kinds += ["ask", "ask", "savepoint", "drain", "stop", "cancel", "older", "older"]
-    kinds += ["partition", "quota", "sync", "late", "late", "sink", "rot"]
+    kinds += ["partition", "quota", "sync", "late", "late", "sink", "rot", "zombie", "second"]
     # Some kinds at a time, as in swarm testing: a world of everything is always restarting.
     chosen = chance.sample(kinds, chance.choice((1, 2, 2, 3, 4)))
     count = chance.randint(1, FAULTS_MAX)
@@ -161,7 +162,8 @@ def _draw_placed(chance: Random, kind: Kind) -> Fault:
     if kind == "fail":
         return Fault(kind, hit, chance.randrange(len(CALLS)), _draw_errno(chance), is_after)
     who = SELF if chance.random() < 0.7 else EVERYBODY
-    places = OUTCOMES if chance.random() < 0.3 else range(len(POINTS))
+    draw = chance.random()
+    places = OUTCOMES if draw < 0.3 else ENDINGS if draw < 0.45 else range(len(POINTS))
     return Fault(kind, hit, who, chance.choice(places), is_after)
 
 
@@ -175,7 +177,7 @@ def _draw_counted(chance: Random, kind: Kind) -> Fault:
             calls = chance.choice((1, 1, 1, 2, 10))
             return Fault(kind, at, calls, _draw_errno(chance), is_after)
         case "late":
-            return Fault(kind, at, SELF, chance.choice((500, 5_000, 40_000)))
+            return Fault(kind, at, SELF, chance.choice((500, 5_000, 40_000)), is_after)
         case _:  # sink, sync, user
             return Fault(kind, at, 0, 0, is_after)
 

@@ -31,6 +31,7 @@ DRAINING = 1 + POINTS.index(("LookRound", ""))
         ("sink: late commit finds its work done", Fault("late", 2, SELF, 40_000)),
         ("sink: prepare that is applied later", Fault("late", 2, SELF, 5_000, is_after=True)),
         ("rotten file is found and put back", Fault("rot", 40_000, 0, 7)),
+        ("a second job manager is refused", Fault("second", 20_000)),
     ],
 )
 def test_a_fault_brings_about_what_it_is_named_for(situation: str, fault: Fault) -> None:
@@ -42,7 +43,9 @@ def test_a_fault_brings_about_what_it_is_named_for(situation: str, fault: Fault)
     pytest.fail(f"none of {SEEDS} seeds has reached {situation!r}")
 
 
-@pytest.mark.parametrize("kind", ["partition", "quota", "sync", "late", "cancel", "older", "rot"])
+@pytest.mark.parametrize(
+    "kind", ["partition", "quota", "sync", "late", "cancel", "older", "rot", "second"]
+)
 def test_every_kind_of_fault_is_drawn(kind: str) -> None:
     drawn = [fault for seed in range(200) for fault in draw_faults(World(seed).faults, 200)]
 

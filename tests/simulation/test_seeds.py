@@ -31,7 +31,6 @@ def test_random_worlds_keep_every_property(first: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.fault("F6", promise="P1 P2 P7", oracles="O3 O7 O8")
 @pytest.mark.fault("F10", promise="P1 P2 P7", oracles="O3 O7 O8")
 @pytest.mark.fault("F15", promise="P1 P2", oracles="O3 O7")
 @pytest.mark.fault("F23", promise="P2", oracles="O3 O4")

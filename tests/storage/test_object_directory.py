@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import obstore
 import pytest
+from obstore.exceptions import GenericError
 from obstore.store import MemoryStore as RemoteMemory
 
+from flowsnap.bucket.retrying import RetryPolicy
 from flowsnap.bucket.url import ObjectUrl
 from flowsnap.core.ids import AttemptId, CheckpointId
 from flowsnap.errors import ManifestCorrupt, StorageError
-from flowsnap.storage import layout
+from flowsnap.storage import job_store, layout
 from flowsnap.storage.lease import Lease
 from flowsnap.storage.memory import MemoryStore
-from flowsnap.storage.object_directory import ObjectJobDirectory, work_directory
+from flowsnap.storage.object_directory import (
+    CALL_MS_MAX,
+    CALL_TIMEOUT_MS,
+    ObjectJobDirectory,
+    work_directory,
+)
 from flowsnap.storage.object_store import ObjectStore
 from flowsnap.storage.ownership import OwnerLock
 from flowsnap.storage.writer import CheckpointWriter
@@ -54,7 +63,7 @@ def test_a_checkpoint_that_was_begun_is_never_completed_by_a_paused_job_manager(
     manifest = manifest_of(paused, 1, tuple(files))
     # It has looked for newer attempts, and stopped; what it looks at now is of then.
     monkeypatch.setattr(paused, "_check_fence", lambda manifest: None)
-    monkeypatch.setattr(paused, "_check_files", lambda manifest: None)
+    monkeypatch.setattr(job_store, "check_listed", lambda store, manifest: None)
 
     successor = manager()
 
@@ -132,6 +141,45 @@ def test_what_a_running_job_asks_of_a_slow_service_ends_in_time(manager: Open) -
     assert clock.now_s == pause_s
     pause_s = 0.0
     assert job.begin_attempt() == 3
+
+
+def test_savepoint_of_a_job_whose_service_is_away_is_given_up_soon(
+    manager: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = manager()
+    job.reserve_checkpoint(CheckpointId(1))
+    job.write_manifest(manifest_of(job, 1, tuple(stored(job, 1, "000001.sst"))))
+    clock = silent_service(monkeypatch)
+
+    with pytest.raises(StorageError, match=r"cannot look for begun: .*no answer"):
+        job.make_savepoint(CheckpointId(1), "monday")
+
+    assert clock.now_s <= (CALL_MS_MAX + CALL_TIMEOUT_MS) / 1000
+
+
+def silent_service(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Have every new client wait for an answer until its time is over, which is told."""
+    clock, head = Clock(), obstore.head
+    clients: list[tuple[RemoteMemory, int]] = []
+
+    def from_url(url: str, *, client_options: dict[str, str], **_: object) -> RemoteMemory:
+        client = RemoteMemory()
+        clients.append((client, int(client_options["timeout"].removesuffix("ms"))))
+        return client
+
+    def silent(remote: RemoteMemory, name: str) -> object:
+        for client, timeout_ms in clients:
+            if remote is client:
+                clock.advance(timeout_ms / 1000)
+                raise GenericError("no answer")
+        return head(remote, name)
+
+    policy = partial(RetryPolicy, sleep=clock.advance, now_s=lambda: clock.now_s)
+    monkeypatch.setattr("flowsnap.bucket.remote.from_url", from_url)
+    monkeypatch.setattr("flowsnap.storage.object_directory.RetryPolicy", policy)
+    monkeypatch.setattr("flowsnap.storage.object_store.RetryPolicy", policy)
+    monkeypatch.setattr("obstore.head", silent)
+    return clock
 
 
 def test_the_same_url_has_the_same_local_directory(monkeypatch: pytest.MonkeyPatch) -> None:

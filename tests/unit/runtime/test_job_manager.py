@@ -25,6 +25,7 @@ from flowsnap.core.message import (
 )
 from flowsnap.errors import JobFailed, RestoreError, StorageError
 from flowsnap.storage.job_directory import JobDirectory
+from tests.jobs import stored
 from tests.manifests import LINES
 from tests.unit.runtime.world import COUNTER, FIRST, READER, SECOND, World
 
@@ -269,6 +270,19 @@ def test_a_declined_checkpoint_is_aborted_everywhere_and_the_job_goes_on(world: 
     assert world.heard() == [world.tell(AbortCheckpoint, checkpoint_id=1)]
     assert world.state == "running"
     assert world.manager.status.checkpoints_failed == 1
+
+
+def test_what_a_declined_checkpoint_has_stored_is_deleted_at_once(world: World) -> None:
+    """On a full disk no later one would complete, which deletes what is left of those before."""
+    world.run()
+    world.pass_time(1_000)
+    directory = world.recovery._directory
+    assert isinstance(directory, JobDirectory)
+    (handle,) = stored(directory, 1, "000001.sst")
+
+    world.say(world.tell(Declined, checkpoint_id=CheckpointId(1), task=COUNTER, reason="full"))
+
+    assert not (directory.root / handle.path).exists()
 
 
 def test_an_expired_checkpoint_is_aborted_and_its_late_acknowledgements_ignored(
