@@ -30,6 +30,28 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have every process begin with its share of the longest tests: nobody waits for one alone."""
+    processes = getattr(config, "workerinput", {}).get("workercount", 1)
+    long = sorted(filter(seconds_of, items), key=seconds_of, reverse=True)
+    short = [item for item in items if not seconds_of(item)]
+    share = -(-len(short) // processes)
+    items[:] = [
+        item
+        for process in range(processes)
+        for item in (
+            *long[process::processes],
+            *short[process * share : (process + 1) * share],
+        )
+    ]
+
+
+def seconds_of(item: pytest.Item) -> int:
+    """Return about how long a test takes, where its mark says so."""
+    mark = item.get_closest_marker("slow")
+    return mark.kwargs.get("seconds", 0) if mark is not None else 0
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rewrite",

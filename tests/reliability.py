@@ -37,6 +37,7 @@ FAULTS: dict[str, str] = {
     "F11": "a bit flips, a file is cut or missing, in each class of file",
     "F12": "a connection is cut, reset or half-open",
     "F13": "latency and stalls",
+    "F14": "a partition lets one direction through, or none, for a while",
     "F15": "a message is lost, in the middle or at the tail",
     "F16": "a consumer is slow",
     "F17": "a record that the user's code cannot take",
@@ -58,8 +59,6 @@ FAULTS: dict[str, str] = {
 }
 
 UNTESTED: dict[str, str] = {
-    "F14": "a partition between machines: all processes of a job run on one; "
-    "F12 cuts and freezes each connection",
     "F27": "checkpoints of another version: there is one format version so far, "
     "and any other is refused",
     "F32": "loss of a node of a cluster: there are none",

@@ -68,7 +68,8 @@ def savepoint_command(
 def moved(place: StateDir, target: StateDir | None) -> StateDir:
     """Move a savepoint that was made to where it is wanted, and return where it is then.
 
-    The copy is complete before anything is deleted; where it fails, the hint tells what there is.
+    The copy is complete before anything is deleted; where either fails, the hint tells what there
+    is.
     """
     if target is None:
         return place
@@ -78,7 +79,11 @@ def moved(place: StateDir, target: StateDir | None) -> StateDir:
         except FlowsnapError as error:
             error.hint(f"the savepoint was made, and is still at {place}")
             raise
-        keeping.remove(place)
+        try:
+            keeping.remove(place)
+        except FlowsnapError as error:
+            error.hint(f"the copy at {target} is complete; delete what is left at {place}")
+            raise
     return target.absolute() if isinstance(target, Path) else target
 
 

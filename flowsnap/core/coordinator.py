@@ -66,7 +66,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class TimePassed:
-    """A deadline may have come."""
+    """A deadline may have come, and all that was said before it has been told.
+
+    Nothing else lets a checkpoint expire: an answer that waited to be read may have come in time.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,23 +303,23 @@ class CheckpointCoordinator:
         if self._is_over:
             return []  # The attempt ends: answers to what was asked before are still on the way.
         self._check_possible(event)
-        actions = self._expire(now_ms)
+        actions: list[Action] = []
         match event:
             case Started():
                 self._due_ms = now_ms + self._interval_ms
             case TimePassed():
-                pass
+                actions = self._expire(now_ms)
             case TriggerRequested() | DrainRequested():
-                actions += self._take(event)
+                actions = self._take(event)
             case TaskAcknowledged(checkpoint_id, snapshot):
-                actions += self._acknowledge(checkpoint_id, snapshot, now_ms)
+                actions = self._acknowledge(checkpoint_id, snapshot, now_ms)
             case TaskDeclined(checkpoint_id, task, reason):
-                actions += self._decline(checkpoint_id, task, reason)
+                actions = self._decline(checkpoint_id, task, reason)
             case ManifestWritten(checkpoint_id):
-                actions += self._complete(checkpoint_id, now_ms)
+                actions = self._complete(checkpoint_id, now_ms)
             case _:  # ManifestFailed
                 reason = f"the manifest was not written: {event.message}"
-                actions += self._unwritten(event.checkpoint_id, reason)
+                actions = self._unwritten(event.checkpoint_id, reason)
         return actions + self._trigger_if_due(now_ms)
 
     def next_deadline_ms(self) -> int | None:
@@ -374,8 +377,6 @@ class CheckpointCoordinator:
         if isinstance(event, TriggerRequested):
             self._request(event.wish)
             return []
-        if self._is_over:
-            return []  # Its time being over, the last checkpoint has failed the attempt just now.
         self._is_draining = True
         self._wishes = [wish for wish in self._wishes if wish.is_final]
         return [DrainSources()]

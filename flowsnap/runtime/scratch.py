@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -52,7 +53,7 @@ class Scratch:
 
     def remove(self) -> None:
         """Delete it; what cannot be deleted stays."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        _delete(self.path)
         self._lock.release()
 
 
@@ -65,10 +66,22 @@ def remove_left_behind(parent: Path) -> list[Path]:
     for path in _scratches(parent):
         lock = _abandoned(path)
         if lock is not None:
-            shutil.rmtree(path, ignore_errors=True)
+            _delete(path)
             lock.release()
             removed.append(path)
     return removed
+
+
+def _delete(path: Path) -> None:
+    """Delete a directory, its lock last: as long as something is left in it, it is found again."""
+    with suppress(OSError):
+        for one in path.iterdir():
+            if one.is_dir() and not one.is_symlink():
+                shutil.rmtree(one, ignore_errors=True)
+            elif one.name != LOCK:
+                one.unlink()
+        if os.listdir(path) == [LOCK]:
+            shutil.rmtree(path)
 
 
 def _scratches(parent: Path) -> list[Path]:

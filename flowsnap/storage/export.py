@@ -163,7 +163,7 @@ class Disk:
                     self._files.fsync_directory(path)
             with translated(f"{what}, or it is there and not durable", is_definite=False):
                 self._give_name(temporary, target)
-        except (OSError, FlowsnapError):
+        except (OSError, FlowsnapError, KeyboardInterrupt):
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 

@@ -89,7 +89,7 @@ def write(
         making.begin()
         making.place_all(copier(source.base, url, guard=guard, policy=policy))
         making.publish()
-    except FlowsnapError:
+    except (FlowsnapError, KeyboardInterrupt):
         if making.is_ours:
             with suppress(StorageError), store.within(CLEARING_MS_MAX):
                 clear(store)  # What stays is named by ``begun``.
@@ -162,11 +162,12 @@ class _Making:
         data = manifests.encode(self._manifest)
         self.is_ours = False
         try:
-            if not create_surely(self._store, MANIFEST, data):
-                raise StorageError(f"another savepoint was made at {self._url}")
+            is_created = create_surely(self._store, MANIFEST, data)
         except StorageError as error:
             self.is_ours = error.is_definite and _is(self._store, BEGUN, self._begun)
             raise
+        if not is_created:  # What lies there now is whole, and not ours to clear away.
+            raise StorageError(f"another savepoint was made at {self._url}")
         if not self._is_begun_by_us():
             # We were paused, taken for dead, and cleared away: what the manifest lists may be gone.
             connect(self._url).delete(MANIFEST)
@@ -181,15 +182,16 @@ class _Making:
 
     def _place(self, handle: FileHandle, copy: Copy | None) -> None:
         if copy is not None and isinstance(self._source, ObjectSavepoint):
-            if not self._is_verified:
-                self._source.check(handle)
             try:
                 copy(handle, handle.path)
-                return
             except StorageError as error:
                 if not error.is_definite:
                     raise
                 # Not all services copy, and none what is too large: it goes through this host.
+            else:
+                if not self._is_verified:
+                    self._source.check(handle)
+                return
         with self._source.local_file(handle) as path:
             compare_local(self._source, handle, path)
             self._store.put_file(handle.path, path)
@@ -225,9 +227,12 @@ def copier(
 def clear(store: ObjectStore) -> None:
     """Delete a savepoint, finished or not: its manifest first, who began it last.
 
+    Whoever is still making it, paused, finds at its end that it is not theirs any more.
+
     Raises:
         StorageError: it is not gone, or not all of it.
     """
+    store.put(BEGUN, b"")
     names = [file.name for file in store.list()]
     store.delete(MANIFEST)
     each(store.delete, [name for name in names if name not in {MANIFEST, BEGUN}])

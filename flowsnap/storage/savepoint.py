@@ -221,13 +221,15 @@ class _Bringing:
     def _take(self, wanted: tuple[TaskSnapshot, FileHandle]) -> FileHandle:
         task, handle = wanted
         if self._copy is not None:
-            self._savepoint.check(handle)
             try:
-                return self._writer.adopt(self._checkpoint_id, task.task, handle, self._copy)
+                stored = self._writer.adopt(self._checkpoint_id, task.task, handle, self._copy)
             except StorageError as error:
                 if not error.is_definite:
                     raise
                 # Not all services copy, and none what is too large: it goes through this host.
+            else:
+                self._savepoint.check(handle)
+                return stored
         with self._savepoint.local_file(handle) as path:
             local = _Foreign(handle.name, path, handle.path.startswith(SHARED))
             stored = self._writer.store(self._checkpoint_id, task.task, local)

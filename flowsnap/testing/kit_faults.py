@@ -29,8 +29,8 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
 
     ``workers``, ``manager``: one is killed, or sleeps for a while and wakes up as a zombie.
     ``power``: all die at once, and the disk forgets what was not synced. ``network``: connections
-    and frames are lost, or late. ``disk``: calls fail, with or without having taken effect, and
-    there is no space. ``sinks``: prepare and commit fail, or take effect late. ``sources``: a read
+    and frames are lost, or late. ``disk``: calls fail, with or without having taken effect, there
+    is no space, and a file rots, is named and put back. ``sinks``: prepare and commit fail, or take effect late. ``sources``: a read
     raises. ``clock``: the wall clock jumps. ``rescale``: a job that is started again may have
     another parallelism and another number of workers.
     """
@@ -94,6 +94,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
             "fail": self.disk,
             "sync": self.disk,
             "quota": self.disk,
+            "rot": self.disk,
             "sink": self.sinks,
             "late": self.sinks,
             "user": self.sources,
@@ -134,7 +135,9 @@ def describe(fault: Fault) -> str:
         "user": f"read {fault.at} of a source raises",
         "sync": f"sync {fault.at} of a file fails, and what was written is lost",
         "quota": f"there are {fault.value} bytes of space left {moment}",
-        "late": f"commit {fault.at} of a sink takes effect {fault.value / 1000:g} ms late",
+        "late": f"{'prepare' if fault.is_after else 'commit'} {fault.at} of a sink takes effect "
+        f"{fault.value / 1000:g} ms late",
+        "rot": f"one bit of a file is turned over {moment}",
         "stop": f"the job is stopped in order {_when(fault)}, and resumed",
         "cancel": f"the job is cancelled {_when(fault)}, and resumed",
         "partition": f"one direction {_between(fault)} is blocked {moment}",

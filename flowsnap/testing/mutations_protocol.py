@@ -60,7 +60,7 @@ def barrier_ahead_of_the_last_records(patch: Patch) -> None:
     patch.set(TaskRunner, "_flush", lambda self: None)
 
 
-@mutant("C3", "C4", "C5")
+@mutant("C3", "C4", "C5", "C11")
 def barrier_ahead_of_the_snapshot(patch: Patch) -> None:
     """A source says how far it has read, and sends the last of it behind the barrier."""
     original = TaskRunner.take_snapshot

@@ -180,6 +180,7 @@ def test_group_hears_of_complete_checkpoints_how_far_the_job_has_come(counting: 
     job.wait(60)
 
 
+@pytest.mark.slow(seconds=35)
 @pytest.mark.timeout(300)  # The broker takes its time to start, three times.
 def test_broker_that_is_killed_and_comes_back_costs_no_record_and_doubles_none(
     tmp_path: Path,

@@ -168,7 +168,7 @@ def scene(tmp_path: Path, postgres: Server) -> Iterator[Scene]:
         source.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=SECONDS)
 @pytest.mark.timeout(3 * SECONDS + 240)  # A machine may be slow to recover; kills stop in time.
 def test_kills_from_kafka_to_postgres_lose_and_double_no_payment(
     scene: Scene, record_property: Told

@@ -316,7 +316,7 @@ def test_source_that_needs_event_times_must_be_given_them() -> None:
         simulate(pipeline, {"clicks": [1, 2]}, seeds=[])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 @pytest.mark.parametrize("first", range(0, 1_000, 250))
 def test_pipeline_is_exactly_once_in_many_worlds(first: int) -> None:
     simulation = simulate(totals(), {"orders": ORDERS}, seeds=range(first, first + 250))

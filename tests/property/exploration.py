@@ -9,7 +9,7 @@ attribute, to the last one, so that no state is taken for another.
 from __future__ import annotations
 
 import pickle
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache
@@ -81,7 +81,11 @@ def way(
 
 
 def frozen(value: Any) -> Hashable:
-    """Return a value that is equal exactly if ``value`` is equal in every attribute."""
+    """Return a value that is equal exactly if ``value`` is equal in every attribute.
+
+    Raises:
+        AssertionError: it is a collection of a kind of its own, whose items are not its attributes.
+    """
     kind: Any = type(value)
     if kind in _AS_THEY_ARE or (_is_frozen(kind) and _is_hashable(value)):
         return cast("Hashable", value)
@@ -91,10 +95,12 @@ def frozen(value: Any) -> Hashable:
         return tuple([(key, frozen(one)) for key, one in value.items()])
     if kind is set or kind is frozenset:
         return frozenset(value)
+    assert not isinstance(value, _COLLECTIONS), f"{kind} is not looked into"
     names = _fields(kind) or vars(value)
     return (kind, *[frozen(getattr(value, name)) for name in names])
 
 
+_COLLECTIONS = (list, tuple, dict, set, frozenset, deque)
 _AS_THEY_ARE = frozenset({int, float, bool, str, bytes, type(None)})
 
 

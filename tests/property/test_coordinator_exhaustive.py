@@ -26,7 +26,7 @@ from flowsnap.core.coordinator import (
     Wish,
     WriteManifest,
 )
-from flowsnap.core.ids import CheckpointId, TaskId
+from flowsnap.core.ids import CheckpointId, OperatorId, TaskId
 from flowsnap.core.manifest import TaskSnapshot
 from tests.property.exploration import visit_all
 
@@ -40,11 +40,12 @@ class Attempt:
     """The tasks around one coordinator, and what an observer knows of each checkpoint."""
 
     machine: CheckpointCoordinator
-    wishes: tuple[CheckpointKind, ...]
+    wishes: tuple[Wish, ...]  # that are still to be asked for
     failures_max: int
     concurrent_max: int
     repeats: int  # how many answers may come twice
     now_ms: int = 0
+    asked: tuple[Wish, ...] = ()  # for what nothing was triggered yet
     answers: dict[tuple[int, str], str] = field(default_factory=dict)  # all it has said
     triggered: dict[int, int] = field(default_factory=dict)  # when, of each there ever was
     parts: dict[int, set[str]] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class Attempt:
     @classmethod
     def of(
         cls,
-        *wishes: CheckpointKind,
+        *wishes: Wish | CheckpointKind,
         failures_max: int = 1,
         concurrent_max: int = 1,
         repeats: int = 1,
@@ -72,7 +73,8 @@ class Attempt:
             concurrent_max=concurrent_max,
         )
         assert machine.handle(Started(), 0) == []
-        return cls(machine, wishes, failures_max, concurrent_max, repeats)
+        asked = tuple(wish if isinstance(wish, Wish) else Wish(wish) for wish in wishes)
+        return cls(machine, asked, failures_max, concurrent_max, repeats)
 
     # --- what may happen
 
@@ -98,12 +100,19 @@ class Attempt:
         assert [said(action) for action in rest] == expected
         for trigger in triggers:
             self.trigger(trigger)
+        has_room = len(self.under_way) < self.concurrent_max and not self.final
+        assert self.is_over or not has_room or not self.asked, "a wish is forgotten"
         return [f"{move[0]}: {name}" for name, _ in map(said, actions)] or ["nothing"]
 
     def want(self) -> tuple[Event, list[tuple[str, int]]]:
-        kind, *rest = self.wishes
+        """Ask for the next one. The final one stands for all that wait, and equal ones are one."""
+        wish, *rest = self.wishes
         self.wishes = tuple(rest)
-        return TriggerRequested(Wish(kind)), []
+        if wish.is_final:
+            self.asked = (wish,)
+        elif wish not in self.asked and not self.final:
+            self.asked += (wish,)
+        return TriggerRequested(wish), []
 
     def say(self, id_: int, task: TaskId, what: str) -> tuple[Event, list[tuple[str, int]]]:
         known = self.answers.get((id_, task), "")
@@ -148,6 +157,8 @@ class Attempt:
         assert len(self.under_way) < self.concurrent_max
         assert not self.is_over
         assert not self.final, "something comes after the final checkpoint"
+        assert action.wish in self.asked[:1], "nobody asked for this one now"
+        self.asked = self.asked[1:]
         self.triggered[id_], self.parts[id_] = self.now_ms, set()
         self.final = id_ if action.wish.is_final else 0
 
@@ -264,6 +275,23 @@ def test_nothing_comes_after_a_final_checkpoint_in_any_order(concurrent_max: int
     assert visited.reached.keys() > {*ALWAYS, *ENDS}
 
 
+ALIGNED, ALONE = Wish("savepoint", "aligned"), Wish(initiators=(OperatorId("a"),))
+
+
+@pytest.mark.parametrize("concurrent_max", [1, 2])
+def test_every_wish_comes_true_as_it_was_said_in_every_order(concurrent_max: int) -> None:
+    visited = visit_all(Attempt.of("savepoint", "checkpoint", concurrent_max=concurrent_max))
+
+    assert visited.reached.keys() > {*ALWAYS, *ENDS}
+
+
+@pytest.mark.parametrize("last", [ALONE, ALIGNED, Wish("final")], ids=["other", "same", "final"])
+def test_wishes_that_wait_come_true_one_after_the_other_in_every_order(last: Wish) -> None:
+    visited = visit_all(Attempt.of("checkpoint", ALIGNED, last, failures_max=0, repeats=0))
+
+    assert visited.reached["written: inject"] > 1
+
+
 class Hasty(CheckpointCoordinator):
     """Takes an acknowledgement that came twice for that of the other task, as a mistake would."""
 
@@ -285,3 +313,52 @@ def test_a_coordinator_that_counts_a_duplicate_is_found() -> None:
 
     twice = "('say', 1, 'a/0', 'acknowledge')"
     assert f"after [('want',), {twice}], then one of" in caught.value.__notes__[0]
+
+
+class Forgetful(CheckpointCoordinator):
+    """Drops what waits when a checkpoint is given up, as a mistake would."""
+
+    def _fail(self, checkpoint_id: CheckpointId, reason: str) -> list[Action]:
+        self._wishes.clear()
+        return super()._fail(checkpoint_id, reason)
+
+
+class Unwilling(CheckpointCoordinator):
+    """Drops what waits when a task declines, as a mistake would."""
+
+    def _decline(self, checkpoint_id: CheckpointId, task: TaskId, reason: str) -> list[Action]:
+        self._wishes.clear()
+        return super()._decline(checkpoint_id, task, reason)
+
+
+@pytest.mark.parametrize("kind", [Forgetful, Unwilling])
+def test_a_coordinator_that_forgets_a_wish_is_found(kind: type[CheckpointCoordinator]) -> None:
+    first = Attempt.of("checkpoint", "checkpoint")
+    first.machine.__class__ = kind
+
+    with pytest.raises(AssertionError, match="a wish is forgotten"):
+        visit_all(first)
+
+
+class Levelling(CheckpointCoordinator):
+    """Triggers a plain checkpoint, whatever was wished for, as a mistake would."""
+
+    def _trigger_if_due(self, now_ms: int) -> list[Action]:
+        actions = super()._trigger_if_due(now_ms)
+        return [InjectBarriers(CheckpointId(said(one)[1]), Wish()) for one in actions]
+
+
+class Curt(CheckpointCoordinator):
+    """Takes no more than the kind of a wish, as a mistake would."""
+
+    def _request(self, wish: Wish) -> None:
+        super()._request(Wish(wish.kind))
+
+
+@pytest.mark.parametrize("kind", [Levelling, Curt])
+def test_a_coordinator_that_changes_a_wish_is_found(kind: type[CheckpointCoordinator]) -> None:
+    first = Attempt.of(ALIGNED, ALONE)
+    first.machine.__class__ = kind
+
+    with pytest.raises(AssertionError, match="nobody asked for this one now"):
+        visit_all(first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,3 +51,9 @@ def test_states_that_differ_in_any_attribute_are_two() -> None:
     assert frozen(Counters(3)) != frozen(Counters(2))
     assert frozen(Counters(3)) != frozen(Counters(3, counts=[1, 0]))
     assert frozen({1: {2}}) != frozen({1: {3}})
+
+
+@pytest.mark.parametrize("value", [Counter(a=1), OrderedDict(a=1), [deque([1])]])
+def test_what_the_explorer_cannot_look_into_is_refused(value: object) -> None:
+    with pytest.raises(AssertionError, match="is not looked into"):
+        frozen(value)

@@ -7,7 +7,7 @@ import pytest
 from flowsnap.testing.simulate import command, run_seed
 from flowsnap.testing.sweep import crashes, sweep
 
-SEED = 32  # two workers, keyed chains of two subtasks, checkpoints that share files
+SEED = 369  # two workers, keyed chains of two subtasks, checkpoints that share files
 STRIDE = 23
 
 
@@ -33,7 +33,7 @@ def test_a_crash_at_a_sample_of_the_effects_loses_and_doubles_nothing() -> None:
     assert failures(SEED, stride=STRIDE) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 @pytest.mark.timeout(600)
 @pytest.mark.fault("F34", promise="P1 P2 P7", oracles="O3 O7 O8")
 @pytest.mark.parametrize("first", range(4))
@@ -41,9 +41,10 @@ def test_a_crash_at_any_effect_loses_and_doubles_nothing(first: int) -> None:
     assert failures(SEED, stride=4, first=first) == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=10)
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("seed", [42, 59, 62])  # timers; requests and a join; unaligned barriers
+# Timers; requests and late records; unaligned barriers; loops inside of loops.
+@pytest.mark.parametrize("seed", [159, 333, 83, 21])
 def test_a_crash_at_a_sample_of_the_effects_of_other_jobs_loses_and_doubles_nothing(
     seed: int,
 ) -> None:

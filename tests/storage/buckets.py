@@ -13,8 +13,10 @@ from obstore.store import LocalStore
 from flowsnap.bucket.url import ObjectUrl
 from flowsnap.core import manifest as manifests
 from flowsnap.core.manifest import CheckpointManifest, PreparedOutput, StateHandle
+from flowsnap.storage import keeping
 from flowsnap.storage.job_directory import JobDirectory
 from flowsnap.storage.object_url import StateDir
+from flowsnap.storage.opening import open_job
 from flowsnap.storage.savepoint import SavepointFiles
 from flowsnap.testing.faults import SimulatedCrash
 from tests.jobs import COUNT, Local
@@ -62,6 +64,13 @@ def complete(job: JobDirectory, scratch: Path) -> CheckpointManifest:
     return made
 
 
+def made(state: StateDir, scratch: Path) -> SavepointFiles:
+    """Return a savepoint that was made at a job."""
+    with open_job(state, "words") as job:
+        number = complete(job, scratch).checkpoint_id
+        return keeping.find(keeping.export(job, number, "monday"))
+
+
 def contents(savepoint: SavepointFiles) -> dict[str, bytes]:
     """Return the files of a savepoint, by the names they have where they are used."""
     found = {}
@@ -82,7 +91,7 @@ def dies_at(count: int) -> Callable[[], None]:
     return _after(count, lambda: SimulatedCrash("killed"))
 
 
-def fails_at(count: int, error: Exception) -> Callable[[], None]:
+def fails_at(count: int, error: BaseException) -> Callable[[], None]:
     """Return a guard: the ``count``-th change fails, and those after it do not."""
     return _after(count, lambda: error)
 

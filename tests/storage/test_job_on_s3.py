@@ -130,6 +130,7 @@ def test_a_job_survives_a_service_that_fails_now_and_then(
     assert_exactly_once(tmp_path / "out", COUNT)
 
 
+@pytest.mark.slow(seconds=30)
 def test_a_job_survives_an_outage_of_the_service(start: Start, s3: Server, tmp_path: Path) -> None:
     faults = Faults(lambda method, path: "busy" if 60 <= len(faults.seen) < 84 else None)
     with proxy(s3, faults) as url:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import PermissionDeniedError
+from obstore.store import LocalStore
 
 from flowsnap.bucket.url import ObjectUrl
 from flowsnap.cli.main import invoke
@@ -130,6 +132,24 @@ def test_savepoint_that_is_not_finished_is_listed_as_such(
     assert "end: process" in said
     finish(STATE, tmp_path, restore="fresh")
     assert not connect(place).exists(BEGUN)
+
+
+def test_user_is_told_of_both_places_where_the_first_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(remote: LocalStore, name: str) -> None:
+        raise PermissionDeniedError("not yours")
+
+    finish(STATE, tmp_path)
+    first, copied = STATE / "digits" / "savepoints" / "end", tmp_path / "kept"
+    monkeypatch.setattr("obstore.delete", refuse)
+
+    command = ["savepoint", "--state-dir", str(STATE), "--name", "end", "--to", str(copied)]
+    assert invoke(command) != 0
+
+    said = flat(capsys.readouterr().err)
+    assert f"the copy at {copied} is complete; delete what is left at {first}" in said
+    assert keeping.find(copied).manifest == keeping.find(first).manifest
 
 
 def test_savepoint_in_a_bucket_is_inspected_compared_and_verified(

@@ -387,32 +387,6 @@ def test_a_retired_checkpoint_goes_with_the_files_that_only_it_had(job: JobDirec
     assert {finding.kind for finding in job.verify()} == {"ok"}
 
 
-def test_what_a_failed_checkpoint_has_stored_makes_room_and_nothing_else_does(
-    job: JobDirectory,
-) -> None:
-    complete(job, "000001.sst")
-    for number in (2, 3):
-        job.reserve_checkpoint(CheckpointId(number))
-    failed = stored(job, 2, "000002.sst", "CURRENT")
-    pending = stored(job, 3, "000003.sst", "CURRENT")
-
-    deleted = job.make_room([CheckpointId(3)])
-
-    assert {handle.path for handle in failed} <= set(deleted)
-    assert job.checkpoints() == [1]
-    assert all((job.root / handle.path).exists() for handle in pending)
-    assert not damage(job)
-
-
-def test_a_fenced_job_manager_makes_no_room(job: JobDirectory, tmp_path: Path) -> None:
-    failed = stored(job, 1, "000001.sst")
-    JobStore(DirectoryStore(job.root), "words").begin_attempt()
-
-    with pytest.raises(StorageError, match="nothing is deleted: attempt 2 has begun"):
-        job.make_room()
-    assert (job.root / failed[0].path).exists()
-
-
 def test_what_is_stored_for_a_pending_checkpoint_is_left_alone(job: JobDirectory) -> None:
     complete(job, "000001.sst")
     job.reserve_checkpoint(CheckpointId(2))

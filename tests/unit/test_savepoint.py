@@ -217,6 +217,17 @@ def test_whenever_the_process_dies_the_next_start_removes_what_is_half_done(
             export.remove(found.path)
 
 
+def test_a_savepoint_that_is_interrupted_leaves_nothing(job: JobDirectory, tmp_path: Path) -> None:
+    class Interrupted(Unsynced):
+        def replace(self, source: Path, target: Path) -> None:
+            raise KeyboardInterrupt
+
+    complete(job, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        export.export(job, ONE, "monday", Interrupted())
+    assert list((job.root / "savepoints").iterdir()) == []
+
+
 def test_a_savepoint_that_was_announced_survives_a_loss_of_power(
     job: JobDirectory, tmp_path: Path
 ) -> None:

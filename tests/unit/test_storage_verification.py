@@ -7,7 +7,10 @@ import pytest
 
 from flowsnap.core.ids import CheckpointId
 from flowsnap.core.manifest import files
+from flowsnap.storage.directory import DirectoryStore
+from flowsnap.storage.export import export
 from flowsnap.storage.job_directory import JobDirectory
+from flowsnap.storage.verification import verify_files
 from tests.jobs import complete, damage, spoil, stored
 
 
@@ -78,6 +81,32 @@ def test_a_damaged_shared_file_is_reported_for_each_checkpoint(job: JobDirectory
     found = [(f.checkpoint_id, f.name) for f in job.verify() if f.kind == "corrupt"]
 
     assert found == [(1, handle.path), (2, handle.path)]
+
+
+def test_checkpoint_that_is_retired_while_it_is_verified_is_not_called_damaged(
+    job: JobDirectory,
+) -> None:
+    complete(job, "000001.sst", "CURRENT")
+    retired = job.read_manifest(CheckpointId(1))
+    complete(job, "000002.sst", "CURRENT")
+
+    job.retire(1)
+
+    assert list(verify_files(job.store, retired)) == []
+
+
+@pytest.mark.parametrize("place", ["job", "savepoint"])
+def test_file_that_is_missing_in_a_snapshot_that_is_there_is_found(
+    job: JobDirectory, place: str
+) -> None:
+    complete(job, "000001.sst", "CURRENT")
+    manifest = job.read_manifest(CheckpointId(1))
+    path = job.root if place == "job" else export(job, CheckpointId(1))
+    (path / files(manifest)[0].path).unlink()
+
+    found = verify_files(DirectoryStore(path), manifest)
+
+    assert [finding.kind for finding in found] == ["missing", "ok"]
 
 
 def test_what_belongs_to_nothing_and_what_is_not_ours_are_told_apart(job: JobDirectory) -> None:

@@ -111,6 +111,7 @@ def test_a_watermark_does_not_overtake_records_that_are_held() -> None:
     assert (rig.timed, rig.watermarks) == ([(1, 5), (2, 6)], [6])
 
 
+@pytest.mark.fault("F24", promise="P4", oracles="O5")
 def test_a_clock_that_is_set_back_holds_records_for_one_interval_only() -> None:
     rig = Rig(RateLimit(10), wall_ms=1_000_000).push([1, 2]).poll()
 

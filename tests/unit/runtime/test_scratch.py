@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +71,47 @@ def test_link_to_elsewhere_is_not_followed(tmp_path: Path) -> None:
 
     assert remove_left_behind(tmp_path) == []
     assert (elsewhere / LOCK).exists()
+
+
+def test_directory_that_is_deleted_by_half_is_still_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = Scratch.make(tmp_path)
+    (scratch.path / "code.pkl").touch()
+    (scratch.path / "state").mkdir()
+    (scratch.path / "state" / "CURRENT").touch()
+    (scratch.path / "link").symlink_to(tmp_path)
+    deleted, unlink = [], os.unlink
+
+    def told(path: Any, **place: Any) -> None:
+        deleted.append(Path(path).name)
+        unlink(path, **place)
+
+    monkeypatch.setattr("os.unlink", told)
+    scratch.remove()
+
+    assert sorted(deleted[:-1]) == ["CURRENT", "code.pkl", "link"]
+    assert deleted[-1] == LOCK
+    assert not list(tmp_path.iterdir())
+
+
+def test_directory_with_something_that_cannot_be_deleted_keeps_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = Scratch.make(tmp_path)
+    (scratch.path / "state").mkdir()
+    (scratch.path / "state" / "CURRENT").touch()
+    rmdir = os.rmdir
+
+    def refused(path: Any, **place: Any) -> None:
+        raise PermissionError(errno.EPERM, "not now", path)
+
+    monkeypatch.setattr("os.rmdir", refused)
+    scratch.remove()
+    monkeypatch.setattr("os.rmdir", rmdir)
+
+    assert remove_left_behind(tmp_path) == [scratch.path]
+    assert not scratch.path.exists()
 
 
 def test_parent_that_is_missing_is_told(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from flowsnap.core.ids import CheckpointId
 from flowsnap.core.operator import Sink
 from flowsnap.errors import StoreUnavailable
 from tests.unit.runtime.bench import ONE, TASK, TWO, A, B, Bench
+from tests.unit.runtime.parts import ListSource
 
 THREE = CheckpointId(3)
 
@@ -124,6 +125,29 @@ def test_task_is_stepped_soon_while_a_commit_is_under_way_and_not_for_it_afterwa
     assert bench.runner.next_step_ms(100) == 102
     bench.runner.step(100)
     assert bench.runner.next_step_ms(100) is None
+
+
+def test_sink_that_wants_nothing_does_not_keep_its_worker_awake() -> None:
+    bench = Bench(Slow(99, accepts=False), source=ListSource({"numbers": [1, 2, 3]}))
+    bench.runner.trigger(ONE, is_final=False)
+    bench.runner.step(0)
+    assert bench.runner.next_step_ms(100) == 100
+
+    bench.runner.complete(ONE)
+
+    assert not bench.runner.step(100)
+    assert bench.runner.next_step_ms(100) == 102
+
+
+def test_commit_under_way_is_looked_after_while_output_waits_for_credit() -> None:
+    bench = Bench(Slow(99), credits=0)
+    prepared(bench, ONE)
+    bench.runner.outputs[0].send(Batch([1]))
+    assert bench.runner.next_step_ms(100) is None
+
+    bench.runner.complete(ONE)
+
+    assert bench.runner.next_step_ms(100) == 102
 
 
 def test_error_of_a_commit_under_way_comes_out_of_the_step() -> None:

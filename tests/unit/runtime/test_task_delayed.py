@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from flowsnap.core.element import Active, Batch, Idle, Watermark
-from flowsnap.operators import RateLimit
+from flowsnap.operators import Map, RateLimit
 from tests.unit.runtime.bench import END, A, B, Bench
+from tests.unit.runtime.parts import ListSource
 
 # The clock stands still, so that one record passes and the next never does.
 
@@ -57,12 +58,54 @@ def test_records_that_are_held_keep_a_task_from_being_idle() -> None:
     assert bench.flow == [[1]]
 
 
-def test_requests_are_looked_after_until_the_task_has_ended() -> None:
+def test_what_is_held_is_looked_after_and_nothing_is_where_nothing_is_held() -> None:
     bench = Bench(RateLimit(1))
+    assert bench.runner.next_step_ms(7) is None
+
+    bench.feed(A, Batch([1, 2]))
+
     assert bench.runner.next_step_ms(7) == 9
+
+
+def test_what_is_held_at_the_end_of_input_is_looked_after() -> None:
+    bench = Bench(RateLimit(1))
+
+    bench.feed(A, Batch([1, 2]), END)
+    bench.feed(B, END)
+
+    assert bench.flow == [[1]]
+    assert bench.runner.next_step_ms(7) == 9
+
+
+def test_nothing_is_looked_after_once_the_task_has_ended() -> None:
+    bench = Bench(RateLimit(1))
+
+    bench.feed(A, Batch([1]), END)
+    bench.feed(B, END)
+
+    assert bench.flow == [[1], END]
+    assert bench.runner.next_step_ms(7) is None
+
+
+def test_clock_is_not_waited_for_once_the_task_has_ended() -> None:
+    class Clocked(Map):
+        uses_processing_time = True
+
+        def next_processing_time_ms(self) -> int:
+            return 50
+
+    bench = Bench(Clocked(str))
+    assert bench.runner.next_step_ms(7) is not None
 
     bench.feed(A, END)
     bench.feed(B, END)
 
-    assert bench.flow == [END]
     assert bench.runner.next_step_ms(7) is None
+
+
+def test_source_that_may_not_read_on_does_not_keep_its_worker_awake() -> None:
+    bench = Bench(RateLimit(1), source=ListSource({"numbers": [1, 2, 3]}))
+
+    bench.work()
+
+    assert bench.runner.next_step_ms(5) == 7

@@ -11,7 +11,7 @@ from flowsnap import ConfigError
 from flowsnap.testing.kit_faults import Faults, describe, faults_of
 from flowsnap.testing.trouble import EVERYBODY, MANAGER, SELF, Fault
 
-SEEDS = 150
+SEEDS = 600
 
 
 def drawn(faults: Faults) -> list[Fault]:

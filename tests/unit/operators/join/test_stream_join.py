@@ -139,6 +139,7 @@ def test_many_unmatched_records_come_out_in_pages() -> None:
     assert sorted(rig.values) == [(n, None) for n in range(count)]
 
 
+@pytest.mark.fault("F24", promise="P1", oracles="O7")
 def test_a_wall_clock_that_goes_back_keeps_what_is_there_a_little_longer() -> None:
     rig = left(rig_of(ttl_ms=100), "a")
     rig.now_ms = 900

@@ -120,6 +120,7 @@ def test_event_time_that_goes_by_changes_nothing() -> None:
     assert spans(fed(rig, 4).clock(10)) == [(0, 10, [3, 4])]
 
 
+@pytest.mark.fault("F24", promise="P1", oracles="O7")
 def test_clock_that_is_set_back_opens_no_window_again() -> None:
     rig = fed(Rig(operators(ASSIGNERS[0])[0]), 3).clock(10)
 
