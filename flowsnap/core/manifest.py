@@ -168,13 +168,16 @@ class SnapshotTimes(msgspec.Struct, frozen=True):
 class TaskSnapshot(msgspec.Struct, frozen=True):
     """One task's part of a checkpoint.
 
-    ``is_ended``: the task had processed the end of its input before the barrier.
+    ``is_ended``: the task had processed the end of its input before the barrier. ``ended``: the
+    operators at its beginning that had done so in a task of their own, before a restart made one
+    of them and those behind.
     """
 
     task: TaskId
     operators: tuple[OperatorId, ...]
     subtask: int
     is_ended: bool = False
+    ended: tuple[OperatorId, ...] = ()
     state: StateHandle | None = None
     splits: tuple[SplitPosition, ...] = ()  # of the chain's source, which is its first operator
     prepared: tuple[PreparedOutput, ...] = ()  # of the chain's sink, which is its last operator

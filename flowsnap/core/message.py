@@ -179,11 +179,12 @@ class TaskAssignment(msgspec.Struct, frozen=True):
     """What one task starts from.
 
     ``recovered``: the restored checkpoint's prepared outputs of all subtasks, for subtask 0 of a
-    sink.
+    sink. ``ended``: the first operators of a task that goes on, if they have had their last output.
     """
 
     task: TaskId
     is_ended: bool = False
+    ended: tuple[OperatorId, ...] = ()
     states: tuple[StateAssignment, ...] = ()
     splits: tuple[SplitPosition, ...] = ()
     recovered: tuple[PreparedOutput, ...] = ()

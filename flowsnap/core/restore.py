@@ -34,6 +34,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -295,6 +296,9 @@ def _assign(
         TaskAssignment(
             task.id,
             is_ended=task.chain in ended,
+            ended=()
+            if _has_more(dealt.get(task.chain, ()))
+            else _ended_before(old, graph.chains[task.chain], graph, ended),
             states=_states(old, graph.chains[task.chain], task),
             splits=dealt[task.chain][task.subtask] if task.chain in dealt else (),
             recovered=_recovered(old, graph.chains[task.chain], task),
@@ -361,37 +365,58 @@ def _ended(
 ) -> set[ChainId]:
     """Return the chains that have processed the end of their input for good."""
     known = {name for task in old for name in task.operators}
-    running = {name for task in old if not task.is_ended for name in task.operators}
+    running = _running(old)
     ended = {chain.id for chain in graph.chains if _was_ended(chain, known, running)}
-    ended -= {
-        chain_id
-        for chain_id, positions in dealt.items()
-        if not all(position.is_finished for some in positions for position in some)
-    }
+    ended -= {chain_id for chain_id, positions in dealt.items() if _has_more(positions)}
     while revived := {e.target for e in graph.edges if e.source not in ended} & ended:
         ended -= revived  # What stands below new input gets some: it has not ended after all.
     return ended
 
 
-def overtaken_end(tasks: Sequence[TaskSnapshot], graph: ExecutionGraph) -> OperatorId | None:
-    """Return the first operator that the end of input is on its way to, where it matters.
+def _has_more(dealt: Sequence[Sequence[SplitPosition]]) -> bool:
+    """Return whether a source has anything to read."""
+    return not all(position.is_finished for positions in dealt for position in positions)
 
-    All above it have ended, and an unaligned barrier has overtaken the end. A chain ends whole: if
-    some of its subtasks have ended, they had their last output, and would have it again. So would
-    those above that keep state, if another layout fuses them with what had not ended.
+
+def _ended_before(
+    old: Sequence[TaskSnapshot], chain: ChainSpec, graph: ExecutionGraph, ended: set[ChainId]
+) -> tuple[OperatorId, ...]:
+    """Return the first operators of a chain that goes on which have had their last output.
+
+    They were a chain of their own, and the end had yet to come to those behind: an unaligned
+    barrier has overtaken it. What is revived by new input has not ended after all.
+    """
+    if chain.id in ended or not all(e.source in ended for e in graph.edges if e.target == chain.id):
+        return ()
+    known = {name for task in old for name in task.operators}
+    running = _running(old)
+    first = takewhile(lambda name: name not in running, chain.operators)
+    return tuple(name for name in first if name in known)
+
+
+def _running(old: Sequence[TaskSnapshot]) -> set[OperatorId]:
+    """Return the operators that have not ended in every subtask."""
+    return {
+        name
+        for task in old
+        for name in task.operators
+        if not task.is_ended and name not in task.ended
+    }
+
+
+def ended_in_part(tasks: Sequence[TaskSnapshot], graph: ExecutionGraph) -> OperatorId | None:
+    """Return the first operator of a chain of which some subtasks have ended, without any cause.
+
+    All above it have: an unaligned barrier has overtaken the end of input on the way to the others.
+    Those that have ended had their last output, and would have it again, for a chain ends whole.
     """
     chain_of = {task.id: task.chain for task in graph.tasks}
     ended: dict[ChainId, set[bool]] = {chain.id: set() for chain in graph.chains}
-    kept: set[ChainId] = set()
     for task in tasks:
         ended[chain_of[task.task]].add(task.is_ended)
-        if task.state is not None or task.operator_states:
-            kept.add(chain_of[task.task])
     for chain in graph.chains:
-        above = [edge.source for edge in graph.edges if edge.target == chain.id]
-        is_cut = above and ended[chain.id] != {True} and all(ended[one] == {True} for one in above)
-        may_be_fused = len(above) == 1 and above[0] in kept
-        if is_cut and (may_be_fused or len(ended[chain.id]) > 1):
+        above = [ended[edge.source] for edge in graph.edges if edge.target == chain.id]
+        if above and len(ended[chain.id]) > 1 and all(one == {True} for one in above):
             return chain.operators[0]
     return None
 

@@ -102,7 +102,11 @@ def _subtask(task: TaskId) -> int:
 
 def _ended(old: Sequence[TaskSnapshot]) -> set[tuple[OperatorId, int]]:
     """Return the subtasks that had ended: what was still fed back into such a loop goes nowhere."""
-    return {(name, task.subtask) for task in old if task.is_ended for name in task.operators}
+    return {
+        (name, task.subtask)
+        for task in old
+        for name in (task.operators if task.is_ended else task.ended)
+    }
 
 
 def _widths(old: Sequence[TaskSnapshot]) -> dict[OperatorId, int]:

@@ -113,9 +113,17 @@ class Chain:
     """The operators of one task: after its source and up to its sink, where it has them."""
 
     def __init__(
-        self, members: Sequence[Named], subtask: int, entries: Collection[OperatorId] = ()
+        self,
+        members: Sequence[Named],
+        subtask: int,
+        entries: Collection[OperatorId] = (),
+        ended: tuple[OperatorId, ...] = (),
     ) -> None:
-        """``entries``: operators in the middle that ``process_at`` will be called for."""
+        """``entries``: operators in the middle that ``process_at`` will be called for.
+
+        ``ended``: the first ones, if they have had their last output: they have none any more.
+        """
+        self.ended = ended
         last = members[-1] if members else None
         self.sink = last[1] if last is not None and isinstance(last[1], Sink) else None
         self.sink_counter = Counter()
@@ -143,6 +151,8 @@ class Chain:
         self._contexts = [contexts[name] for name, _ in self._members]
         for (name, operator), context in zip(self._members, self._contexts, strict=True):
             context.watermark_ms = watermark_ms = watermarks.get(name, watermark_ms)
+            if name in self.ended:
+                context.watermark_ms = MAX_WATERMARK
             with user_code(name, self._subtask):
                 operator.open(context)
             if operator.generates_watermarks:
@@ -292,8 +302,9 @@ class Chain:
                 one for one in self.advance(MAX_WATERMARK, member) if isinstance(one, Batch)
             )
         for index, (name, operator) in enumerate(self._members):
-            with user_code(name, self._subtask):
-                yield from self._rest(operator.end_input(), index)
+            if name not in self.ended:
+                with user_code(name, self._subtask):
+                    yield from self._rest(operator.end_input(), index)
         self._has_ended = True
 
     def close(self) -> None:

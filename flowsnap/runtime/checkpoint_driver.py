@@ -173,8 +173,8 @@ class CheckpointDriver:
         failpoint("jm.triggered")
 
     def _conclude(self, action: checkpoints.WriteManifest, attempt: Attempt) -> None:
-        if operator := restore.overtaken_end(action.snapshots, self._means.graph):
-            why = f"the end of input is on its way to {operator!r}"
+        if operator := restore.ended_in_part(action.snapshots, self._means.graph):
+            why = f"{operator!r} has ended in some of its subtasks"
             self.coordinate(checkpoints.ManifestFailed(action.checkpoint_id, why))
             return
         phases = attempt.times.of(action.checkpoint_id)

@@ -119,7 +119,7 @@ class Builder:
         source = None
         if members[0][0] in self._sources:
             source = self._source(members.pop(0)[1], chain_spec, task, assignment)
-        chain = Chain(members, task.subtask, _entries(assignment))
+        chain = Chain(members, task.subtask, _entries(assignment), assignment.ended)
         inputs = self._inputs(task, grant)
         parts = TaskParts(
             spec=task,

@@ -44,6 +44,7 @@ class TakenSnapshot:
     operator_states: tuple[OperatorStateValues, ...]
     watermarks: dict[OperatorId, int]
     is_ended: bool
+    ended: tuple[OperatorId, ...]
     splits: tuple[SplitPosition, ...]
     prepared: tuple[PreparedOutput, ...]
     persist: Persist | None

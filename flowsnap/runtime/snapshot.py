@@ -250,6 +250,7 @@ class Snapshotter:
                 operators=snapshot.operators,
                 subtask=snapshot.task.subtask,
                 is_ended=snapshot.is_ended,
+                ended=snapshot.ended,
                 state=state,
                 splits=snapshot.splits,
                 prepared=snapshot.prepared,

@@ -462,6 +462,7 @@ class TaskRunner:
                 watermarks=self._reached(),
                 # Restored behind its end, it has ended although its input has yet to say so again.
                 is_ended=self.state is TaskState.ENDED or self._parts.is_ended,
+                ended=self._chain.ended,
                 splits=splits,
                 prepared=self._parts.commits.pending(),
                 persist=persist,

@@ -30,9 +30,9 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     ``workers``, ``manager``: one is killed, or sleeps for a while and wakes up as a zombie.
     ``power``: all die at once, and the disk forgets what was not synced. ``network``: connections
     and frames are lost, or late. ``disk``: calls fail, with or without having taken effect, there
-    is no space, and a file rots, is named and put back. ``sinks``: prepare and commit fail, or take effect late. ``sources``: a read
-    raises. ``clock``: the wall clock jumps. ``rescale``: a job that is started again may have
-    another parallelism and another number of workers.
+    is no space, and a file rots, is named and put back. ``sinks``: prepare and commit fail, or take
+    effect late. ``sources``: a read raises. ``clock``: the wall clock jumps. ``rescale``: a job
+    that is started again may have another parallelism and another number of workers.
     """
 
     workers: bool = True

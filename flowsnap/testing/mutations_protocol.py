@@ -265,14 +265,6 @@ def checkpoints_that_end_with_the_first_failure(patch: Patch) -> None:
 
 
 @mutant("C3", "C4", "C5", needs=("total",))
-def end_that_is_overtaken(patch: Patch) -> None:
-    """The end of input may be on its way at a cut, to what is fused with those who have ended."""
-    original = restore.overtaken_end
-
-    def overtaken_end(tasks: Any, graph: Any) -> Any:
-        stateless = [
-            msgspec.structs.replace(task, state=None, operator_states=()) for task in tasks
-        ]
-        return original(stateless, graph)
-
-    patch.set(restore, "overtaken_end", overtaken_end)
+def end_that_comes_again(patch: Patch) -> None:
+    """What has ended ends again in one task with what had not."""
+    patch.set(restore, "_ended_before", lambda old, chain, graph, ended: ())

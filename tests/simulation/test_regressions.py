@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import msgspec
 import pytest
 
 from flowsnap import Pipeline
@@ -28,6 +29,7 @@ from flowsnap.core.manifest import TaskSnapshot
 from flowsnap.core.message import LookRound
 from flowsnap.core.restart import RestartPolicy
 from flowsnap.core.retention import manifest_path
+from flowsnap.runtime.definition import PipelineDefinition
 from flowsnap.storage.directory import DirectoryStore
 from flowsnap.storage.job_store import JobStore
 from flowsnap.storage.layout import begun_path
@@ -36,7 +38,7 @@ from flowsnap.testing.simulate import command, run_seed
 from flowsnap.testing.trouble import POINTS, SELF, Fault
 from flowsnap.testing.world import World
 from flowsnap.transport.message import encode_message
-from tests.manifests import checkpoint, keyed_state, words
+from tests.manifests import checkpoint, words
 from tests.simulation.rig import Endpoint, Rig
 
 MANIFEST_DELETED = POINTS.index(("unlink", "manifest.json"))
@@ -88,46 +90,81 @@ def test_a_stop_is_the_end_only_if_the_last_checkpoint_holds_the_end(
     assert machine.state == state
 
 
-def overtaken_end(*ended: TaskId, keeping: Collection[TaskId] = ()) -> OperatorId | None:
-    """A source feeds two subtasks by key, and they a third; ``ended`` had ended at the cut."""
+def totals(second: int) -> PipelineDefinition:
+    """A source feeds two subtasks by key, and they ``second`` others: one task, if both are one."""
     drawn = Pipeline("totals")
-    numbers = drawn.source(FromIterable([1]), name="in", parallelism=1)
-    totals = numbers.key_by(name="key", parallelism=1).count(name="total", parallelism=2)
-    totals.key_by(name="again", parallelism=2).count(name="second", parallelism=1).sink(Collect())
-    graph = build_execution_graph(drawn.definition(1).graph, 1)
-    cut = [
-        TaskSnapshot(
-            task.id,
-            graph.chains[task.chain].operators,
-            task.subtask,
-            task.id in ended,
-            keyed_state(*task.key_groups) if task.id in keeping else None,
-        )
+    numbers = drawn.source(FromIterable([1]), name="in", parallelism=2)
+    counted = numbers.key_by(name="key", parallelism=2).count(name="total", parallelism=second)
+    counted.key_by(name="again", parallelism=second).count(name="second", parallelism=1).sink(
+        Collect(), name="out"
+    )
+    return drawn.definition(1)
+
+
+HAD_ENDED = (OperatorId("total"), OperatorId("again"))
+
+
+def cut_of(definition: PipelineDefinition, *ended: str) -> list[TaskSnapshot]:
+    """Return what every task had in a checkpoint; ``ended`` are the tasks that had ended."""
+    graph = build_execution_graph(definition.graph, 1)
+    return [
+        TaskSnapshot(task.id, graph.chains[task.chain].operators, task.subtask, task.id in ended)
         for task in graph.tasks
     ]
-    return restore.overtaken_end(cut, graph)
 
 
-FIRST, OTHERS = TaskId("total/0"), (TaskId("in/0"), TaskId("total/1"))
+def ended_in_part(*ended: str) -> OperatorId | None:
+    graph = build_execution_graph(totals(2).graph, 1)
+    return restore.ended_in_part(cut_of(totals(2), *ended), graph)
 
 
 def test_a_checkpoint_in_which_some_subtasks_have_ended_and_all_above_is_none() -> None:
     """They had their last output again after a restart: unaligned barriers overtake an end."""
-    assert overtaken_end(*OTHERS) == "total"
+    assert ended_in_part("in/0", "in/1", "total/1") == "total"
 
 
 def test_subtasks_may_end_before_others_while_anything_above_goes_on() -> None:
-    assert overtaken_end(FIRST) is None
-    assert overtaken_end() is None
+    assert ended_in_part("total/0") is None
+    assert ended_in_part() is None
+    assert ended_in_part("in/0", "in/1", "total/0", "total/1") is None
 
 
-def test_a_checkpoint_in_which_all_above_an_operator_have_ended_with_state_is_none() -> None:
-    """Fused with it in another layout they ended again, and doubled their last output."""
-    above = (FIRST, *OTHERS)
+def assigned(cut: list[TaskSnapshot], definition: PipelineDefinition) -> dict[str, Any]:
+    manifest = msgspec.structs.replace(checkpoint(words()), tasks=tuple(cut), graph=totals(2).graph)
+    graph = build_execution_graph(definition.graph, 1)
+    splits = {OperatorId("in"): ()}
+    return {one.task: one for one in restore.assign(manifest, graph, definition.graph, splits)}
 
-    assert overtaken_end(*above, keeping=OTHERS) == "second"
-    assert overtaken_end(*above) is None, "what keeps nothing has nothing to say at a second end"
-    assert overtaken_end(*above, TaskId("second/0"), keeping=OTHERS) is None
+
+def test_what_has_ended_does_not_end_again_in_one_task_with_what_had_not() -> None:
+    """An unaligned barrier had overtaken the end; in another layout the last output came twice."""
+    fused = totals(1)
+    cut = cut_of(totals(2), "in/0", "in/1", "total/0", "total/1")
+
+    found = assigned(cut, fused)["total/0"]
+
+    assert (found.is_ended, found.ended) == (False, HAD_ENDED)
+
+
+def test_it_is_still_known_after_the_next_checkpoint() -> None:
+    fused = totals(1)
+    cut = cut_of(fused, "in/0", "in/1")
+    once_more = [
+        msgspec.structs.replace(task, ended=HAD_ENDED)
+        if OperatorId("total") in task.operators
+        else task
+        for task in cut
+    ]
+
+    assert assigned(once_more, totals(1))["total/0"].ended == HAD_ENDED
+    alone = assigned(once_more, totals(2))
+    assert (alone["total/0"].is_ended, alone["second/0"].is_ended) == (True, False)
+
+
+def test_what_stands_below_something_that_goes_on_has_not_ended() -> None:
+    found = assigned(cut_of(totals(2), "total/0", "total/1"), totals(1))["total/0"]
+
+    assert (found.is_ended, found.ended) == (False, ())
 
 
 def test_messages_to_a_worker_keep_their_order_whatever_they_wait_for() -> None:

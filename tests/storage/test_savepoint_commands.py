@@ -147,8 +147,9 @@ def test_user_is_told_of_both_places_where_the_first_cannot_be_deleted(
     command = ["savepoint", "--state-dir", str(STATE), "--name", "end", "--to", str(copied)]
     assert invoke(command) != 0
 
-    said = flat(capsys.readouterr().err)
-    assert f"the copy at {copied} is complete; delete what is left at {first}" in said
+    said = "".join(flat(capsys.readouterr().err).split())  # A long path is broken anywhere.
+    advice = f"the copy at {copied} is complete; delete what is left at {first}"
+    assert advice.replace(" ", "") in said
     assert keeping.find(copied).manifest == keeping.find(first).manifest
 
 

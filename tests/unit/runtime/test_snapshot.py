@@ -141,6 +141,7 @@ def taken(
         operator_states=(),
         watermarks={},
         is_ended=False,
+        ended=(),
         splits=(),
         prepared=(),
         persist=persist,

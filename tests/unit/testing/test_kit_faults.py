@@ -26,7 +26,7 @@ def only(*names: str) -> Faults:
     ("name", "kinds"),
     [
         ("network", {"reset", "drop", "control", "partition"}),
-        ("disk", {"disk", "fail", "sync", "quota"}),
+        ("disk", {"disk", "fail", "sync", "quota", "rot"}),
         ("sinks", {"sink", "late"}),
         ("sources", {"user"}),
         ("clock", {"wall"}),
