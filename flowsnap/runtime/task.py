@@ -184,9 +184,8 @@ class TaskRunner:
         """Do what the wall clock and asynchronous operators ask for; False: no batch now."""
         if self.state is TaskState.ENDED:
             return True
-        timer_ms, has_fired = self._chain.next_processing_time_ms(), False
-        if timer_ms is not None and timer_ms <= (wall_ms := self._parts.wall_ms()):
-            has_fired = True
+        timer_ms = self._chain.next_processing_time_ms()
+        if has_fired := timer_ms is not None and timer_ms <= (wall_ms := self._parts.wall_ms()):
             for batch in self._chain.on_processing_time(wall_ms):
                 self._emit(batch)
             self._after_output()

@@ -89,7 +89,7 @@ def broadcast_state_that_is_not_restored(patch: Patch) -> None:
     _drop_operator_state(patch, "broadcast")
 
 
-@mutant("C4", needs=ASYNC)
+@mutant("C3", "C4", needs=ASYNC)
 def requests_that_are_not_asked_again(patch: Patch) -> None:
     """What was under way in an asynchronous step at the barrier is forgotten."""
     patch.set(Holding, "before_barrier", Holding.poll)

@@ -192,7 +192,7 @@ class ControlLink:
         world = self._world
         self._hub.outboxes.pop(self._identity, None)
         self._lost_at_us = world.now_us + world.network.randint(0, 1_000)
-        if world.network.random() < 0.2:
+        if world.network.random() < 0.4:
             self._late_us = world.network.randint(*LATE_US)
         world.after(world.network.randint(1_000, 3_000), self._notice)
 

@@ -71,7 +71,7 @@ class PlanDrawing:
         streams = self._sources()
         if len(streams) > 1 and chance.random() < 0.8:
             streams = [self._add("union", streams)]
-        for _ in range(chance.choice((1, 1, 1, 1, 2, 2, 3))):
+        for _ in range(chance.choice((1, 1, 1, 1, 1, 2, 2, 3))):
             if len(self.nodes) < NODES_MAX:
                 streams[0] = self._body(streams[0])
         for stream in streams:
@@ -82,7 +82,7 @@ class PlanDrawing:
     def _sources(self) -> list[Node]:
         streams = []
         first = -1
-        for _ in range(self._chance.choice((1, 1, 1, 1, 2, 2, 3))):
+        for _ in range(self._chance.choice((1, 1, 1, 1, 1, 2, 2, 3))):
             source = self._add("source", [], is_own_width=first < 0, width_of=first)
             first = source.index if first < 0 else first
             streams.append(self._stateless(source))

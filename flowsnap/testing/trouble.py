@@ -58,7 +58,7 @@ CALLS: tuple[tuple[str, str], ...] = (
 
 SPANS_US = (60_000, 150_000, 250_000)
 """Half of the jobs end within 200 ms of virtual time if nothing happens to them."""
-FAULTS_MAX = 6
+FAULTS_MAX = 5
 HITS = (1, 1, 2, 3, 5)
 PLACED: frozenset[Kind] = frozenset(("point", "fail"))
 LASTING: frozenset[Kind] = frozenset(("pause", "zombie", "partition", "quota"))
@@ -101,7 +101,18 @@ def draw_faults(chance: Random, heartbeat_timeout_ms: int) -> list[Fault]:
     kinds: list[Kind] = ["kill", "crash", "disk", "sink", "pause", "reset", "drop", "stop"]
     kinds += ["user", "control", "wall", "drop", "zombie", "point", "point", "fail", "fail"]
     kinds += ["ask", "ask", "savepoint", "drain", "stop", "cancel", "older", "older"]
-    kinds += ["partition", "quota", "sync", "late", "late", "sink", "rot", "zombie", "second"]
+    kinds += [
+        "partition",
+        "quota",
+        "sync",
+        "late",
+        "late",
+        "sink",
+        "rot",
+        "zombie",
+        "second",
+        "partition",
+    ]
     # Some kinds at a time, as in swarm testing: a world of everything is always restarting.
     chosen = chance.sample(kinds, chance.choice((1, 2, 2, 3, 4)))
     count = chance.randint(1, FAULTS_MAX)

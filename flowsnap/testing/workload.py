@@ -18,7 +18,7 @@ from flowsnap.testing.reference import Item, Record, Streams
 from flowsnap.testing.sink import TransactionalSystem
 from flowsnap.testing.steps import Pace, SimulatedSource, Trouble
 
-WIDTHS = (*[1] * 14, *[2] * 4, 3, 4)
+WIDTHS = (*[1] * 20, *[2] * 5, 3, 4)
 WORKERS = (0, 1, 2, 2, 2, 3, 3)
 RECORDS = (5, 12, 20, 40)
 """At least, and at most: one of those."""

@@ -168,7 +168,7 @@ def test_a_loop_is_not_mistaken_for_another() -> None:
 # --- worlds ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [7, 21, 35, 63])
+@pytest.mark.parametrize("seed", [6, 19, 32, 62])
 def test_worlds_with_loops_keep_every_property(seed: int) -> None:
     outcome = run_seed(seed)
 

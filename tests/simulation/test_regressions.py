@@ -45,7 +45,7 @@ MANIFEST_DELETED = POINTS.index(("unlink", "manifest.json"))
 MANIFEST_VISIBLE = POINTS.index(("link", "manifest.json"))
 
 
-@pytest.mark.parametrize(("seed", "hit"), [(1, 1), (5, 1), (7, 1), (8, 1), (2, 2), (19, 2)])
+@pytest.mark.parametrize(("seed", "hit"), [(1, 1), (5, 1), (7, 1), (10, 1), (5, 2), (8, 2)])
 def test_a_manifest_that_may_not_be_durable_is_secured_before_its_output_is_committed(
     seed: int, hit: int
 ) -> None:
@@ -55,7 +55,7 @@ def test_a_manifest_that_may_not_be_durable_is_secured_before_its_output_is_comm
     assert not outcome.violation, f"{outcome.violation}\nreplay: {command(outcome)}"
 
 
-@pytest.mark.parametrize(("seed", "hit"), [(4, 1), (19, 1), (35, 1), (18, 2)])
+@pytest.mark.parametrize(("seed", "hit"), [(26, 1), (35, 1), (82, 1), (20, 2)])
 def test_a_manifest_is_surely_gone_before_the_files_that_it_listed(seed: int, hit: int) -> None:
     """The job manager died between both steps; the next one deleted the files for good."""
     outcome = run_seed(seed, [Fault("point", hit, SELF, MANIFEST_DELETED, is_after=True)])
