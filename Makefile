@@ -4,9 +4,8 @@
 VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
-# More than there are processors: tests of whole jobs also wait, those of the slow suite most.
+# One more than there are processors: tests of whole jobs also wait.
 JOBS = $$(( $$(getconf _NPROCESSORS_ONLN) + 1 ))
-SLOW_JOBS = $$(( $$(getconf _NPROCESSORS_ONLN) + 2 ))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -28,7 +27,7 @@ test: $(READY)
 	@$(RUN) -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 test-slow: $(READY)
-	@$(RUN) -m pytest -q -n $(SLOW_JOBS) --dist worksteal -m slow $(ARGS)
+	@$(RUN) -m pytest -q -n $(JOBS) --dist worksteal -m slow $(ARGS)
 
 check: $(READY)
 	@echo "ruff format" && $(RUN) -m ruff format --check --quiet .
